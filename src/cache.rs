@@ -1,0 +1,1 @@
+//! Blocks of objects in memory: bounded by bytes, each fetched once.

@@ -1,0 +1,1 @@
+//! The catalogue: who owns what, which versions there are, who may do what.

@@ -1,0 +1,1 @@
+//! Content-addressed bytes: frames in packs, and pages of metadata.

@@ -1,0 +1,42 @@
+//! The command line: a file per command, whose doc comment is its help.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, GlobalArgs};
+use crate::error::Result;
+
+pub mod outcome;
+pub mod table;
+
+/// Mounts a machine-learning project as a directory.
+#[derive(Debug, Parser)]
+#[command(name = "atelier", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// What every command gets: where everything is, and how to print.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where everything is and who is acting.
+    pub config: Config,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> Result<ExitCode> {
+        let context = Context { config: Config::resolve(&self.global)?, json: self.global.json };
+        let _ = context;
+        match self.command {}
+    }
+}

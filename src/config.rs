@@ -1,0 +1,102 @@
+//! What was typed becomes what is meant: options and environment, resolved once.
+
+use std::path::PathBuf;
+
+use etcetera::BaseStrategy;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Where the catalogue, the store and the projects' files live [default:
+    /// $XDG_DATA_HOME/atelier]
+    #[arg(long, global = true, env = "ATELIER_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+
+    /// The project to work on [default: the one chosen with `atelier use`]
+    #[arg(long, global = true, env = "ATELIER_PROJECT", value_name = "ORG/COMMUNITY/PROJECT")]
+    pub project: Option<String>,
+
+    /// Who is acting [default: the name of the user who runs this]
+    #[arg(long, global = true, env = "ATELIER_USER", value_name = "USER", hide = true)]
+    pub user: Option<String>,
+
+    /// Print machine-readable JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Where everything is and who is acting.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The home: catalogue, store and files, readable by its owner only.
+    pub home: PathBuf,
+    /// Where blocks and indexes that can be rebuilt are kept.
+    pub cache: PathBuf,
+    /// Where `sops` and we look for age identities.
+    pub identity_file: PathBuf,
+    /// The project named by option or environment.
+    pub project: Option<String>,
+    /// The user who acts.
+    pub user: String,
+}
+
+impl Config {
+    /// Resolves options against the environment and the XDG base directories.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is no home directory to put things in, or no user name.
+    pub fn resolve(args: &GlobalArgs) -> Result<Self> {
+        let base = etcetera::base_strategy::Xdg::new().map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "no home directory is known")
+                .with_source(error)
+                .with_hint("set HOME, or name a directory with --home")
+        })?;
+        let identity_file = std::env::var_os("SOPS_AGE_KEY_FILE")
+            .map_or_else(|| base.config_dir().join("sops/age/keys.txt"), PathBuf::from);
+        Ok(Self {
+            home: absolute(args.home.clone().unwrap_or_else(|| base.data_dir().join("atelier")))?,
+            cache: base.cache_dir().join("atelier"),
+            identity_file,
+            project: args.project.clone(),
+            user: args.user.clone().map_or_else(login_name, Ok)?,
+        })
+    }
+
+    /// The SQLite file of the embedded catalogue.
+    pub fn catalog_file(&self) -> PathBuf {
+        self.home.join("catalog.db")
+    }
+
+    /// The directory of the embedded content store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.home.join("store")
+    }
+
+    /// The directory of a project's storage.
+    pub fn files_dir(&self, project_id: &str) -> PathBuf {
+        self.home.join("projects").join(project_id).join("files")
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path)
+        .map_err(|error| Error::io(error, format!("{} can't be resolved", path.display())))
+}
+
+/// The name of the effective user as the user database has it, else `uid-<number>`.
+///
+/// `$USER` is what the shell was told, not who is running, so it isn't asked.
+fn login_name() -> Result<String> {
+    let uid = rustix::process::geteuid();
+    let users = std::fs::read_to_string("/etc/passwd")
+        .map_err(|error| Error::io(error, "the user database /etc/passwd can't be read"))?;
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid.as_raw().to_string()).then(|| name.to_owned())
+    });
+    Ok(name.unwrap_or_else(|| format!("uid-{}", uid.as_raw())))
+}

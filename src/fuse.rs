@@ -1,0 +1,1 @@
+//! FUSE: requests in, replies out.

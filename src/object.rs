@@ -1,0 +1,96 @@
+//! Object stores: keys to immutable bytes, with a small core that every store keeps to.
+//!
+//! What all implementations promise is written down once, as the contract suite in
+//! `tests/object_contract.rs`.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::error::Result;
+
+pub mod local;
+pub mod memory;
+pub mod s3;
+
+/// A place that keeps objects: a local directory, an S3 bucket, memory.
+///
+/// Every call ends: remote implementations put a deadline on each.
+#[async_trait]
+pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
+    /// Reads `range` (bytes, end exclusive) of an object; shorter only where the object ends.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such object; `StaleHandle` when `if_match` is given and the
+    /// object's version is another one; `PermissionDenied`, `TimedOut`, `Io` as the store says.
+    async fn get(&self, key: &str, range: Range<u64>, if_match: Option<&ETag>) -> Result<Bytes>;
+
+    /// Describes an object.
+    ///
+    /// # Errors
+    /// `NotFound` only when the store says that the object is absent, never for a failure.
+    async fn head(&self, key: &str) -> Result<ObjectMeta>;
+
+    /// Writes a whole object, atomically and durably: a reader sees the old bytes or the new.
+    ///
+    /// # Errors
+    /// `AlreadyExists` under [`PutMode::Create`] when the key is taken.
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<ETag>;
+
+    /// Removes an object; one that isn't there is no error.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Lists the keys that begin with `prefix`, in byte order, a page at a time.
+    ///
+    /// With [`Depth::Children`] the keys are cut after the next `/` behind the prefix and come as
+    /// [`ListPage::prefixes`], each once.
+    fn list(&self, prefix: &str, depth: Depth) -> BoxStream<'static, Result<ListPage>>;
+}
+
+/// How a [`put`](ObjectStore::put) treats an object that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Replace it.
+    Overwrite,
+    /// Refuse.
+    Create,
+}
+
+/// How far below its prefix a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// To the next `/`, as a directory listing does.
+    Children,
+    /// All the way.
+    All,
+}
+
+/// An opaque version of an object's bytes (RFC 9110, section 8.8.3), quotes included.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ETag(pub String);
+
+/// What a store tells of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// The whole key.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// When the object was last written.
+    pub modified: SystemTime,
+    /// The version of its bytes.
+    pub etag: ETag,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// Objects, in byte order of their keys.
+    pub objects: Vec<ObjectMeta>,
+    /// Common prefixes, each ending in `/`, in byte order.
+    pub prefixes: Vec<String>,
+}

@@ -1,0 +1,1 @@
+//! Environment files: secrets in the SOPS dotenv format.

@@ -1,0 +1,1 @@
+//! Versions: a directory as a root hash.

@@ -1,0 +1,1 @@
+//! Inodes, handles and lookup counts over any tree.

@@ -1,0 +1,1 @@
+//! Opens everything a command works on, from a [`Config`](crate::config::Config).

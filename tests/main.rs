@@ -1,0 +1,3 @@
+//! All integration tests in one binary, since linking the AWS SDK once takes long enough.
+
+mod floors;
