@@ -1,1 +1,3 @@
 //! Environment files: secrets in the SOPS dotenv format.
+
+pub mod identity;
