@@ -15,6 +15,8 @@ use futures_util::stream::BoxStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 
+pub mod memory;
+
 /// A directory tree that can be mounted.
 ///
 /// Nothing here knows of inodes, handles or FUSE. Operations are called concurrently, also on the
