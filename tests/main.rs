@@ -1,3 +1,4 @@
 //! All integration tests in one binary, since linking the AWS SDK once takes long enough.
 
 mod floors;
+mod object_contract;
