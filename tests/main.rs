@@ -2,3 +2,5 @@
 
 mod floors;
 mod object_contract;
+mod secrets;
+mod support;
