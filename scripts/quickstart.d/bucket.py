@@ -1,7 +1,7 @@
 """A SeaweedFS for the quickstart: bucket.py start|fill|stop DIR [SOURCE].
 
 start  starts it on free ports unless it runs, and prints its S3 endpoint
-fill   makes the bucket `samples` and copies SOURCE into it, once
+fill   makes the bucket `warehouse` and copies SOURCE into it, once
 stop   ends it
 """
 
@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-BUCKET = "samples"
+BUCKET = "warehouse"
 DEADLINE = 60  # seconds for everything that is waited for here
 PORTS = ("master", "volume", "filer", "s3")
 
