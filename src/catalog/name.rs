@@ -1,0 +1,231 @@
+//! Names: the rules for them, and paths of names such as `lab/Cats Team/tabby`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+use super::model::Kind;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A community and the organization it is in, written `organization/community`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommunityName {
+    /// The organization.
+    pub organization: String,
+    /// The community.
+    pub community: String,
+}
+
+/// A project and where it is, written `organization/community/project`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectName {
+    /// The organization.
+    pub organization: String,
+    /// The community.
+    pub community: String,
+    /// The project.
+    pub project: String,
+}
+
+/// How consumers name a resource: `community/project/kind/name`, within their organization.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    /// The community its project is in.
+    pub community: String,
+    /// The project that owns it.
+    pub project: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name there.
+    pub name: String,
+}
+
+impl ProjectName {
+    /// The community this project is in.
+    pub fn at(&self) -> CommunityName {
+        CommunityName { organization: self.organization.clone(), community: self.community.clone() }
+    }
+}
+
+impl fmt::Display for CommunityName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.organization, self.community)
+    }
+}
+
+impl fmt::Display for ProjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.organization, self.community, self.project)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.community, self.project, self.kind, self.name)
+    }
+}
+
+impl FromStr for CommunityName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let [organization, community] = parts(text, "a community", "ORGANIZATION/COMMUNITY")?;
+        Ok(Self { organization: organization.to_owned(), community: community.to_owned() })
+    }
+}
+
+impl FromStr for ProjectName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let [organization, community, project] =
+            parts(text, "a project", "ORGANIZATION/COMMUNITY/PROJECT")?;
+        Ok(Self {
+            organization: organization.to_owned(),
+            community: community.to_owned(),
+            project: project.to_owned(),
+        })
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let [community, project, kind, name] =
+            parts(text, "a resource", "COMMUNITY/PROJECT/KIND/NAME")?;
+        Ok(Self {
+            community: community.to_owned(),
+            project: project.to_owned(),
+            kind: kind.parse()?,
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl Serialize for CommunityName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for ProjectName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn parts<'a, const N: usize>(text: &'a str, what: &str, form: &str) -> Result<[&'a str; N]> {
+    let parts: Vec<&str> = text.split('/').collect();
+    match <[&str; N]>::try_from(parts) {
+        Ok(parts) if parts.iter().all(|part| !part.is_empty()) => Ok(parts),
+        _ => Err(invalid(format!("\"{text}\" doesn't name {what}"))
+            .with_hint(format!("write it as {form}"))),
+    }
+}
+
+/// Checks an organization's name. With ` Team` behind it, it has to fit a community's.
+pub(super) fn check_organization(name: &str) -> Result<()> {
+    check_words(name, "an organization", 58)
+}
+
+/// Checks a community's name.
+pub(super) fn check_community(name: &str) -> Result<()> {
+    check_words(name, "a community", 63)
+}
+
+fn check_words(name: &str, what: &str, most: usize) -> Result<()> {
+    let fine = !name.is_empty()
+        && name.chars().count() <= most
+        && name.trim() == name
+        && !name.contains('/')
+        && !name.chars().any(char::is_control);
+    if fine {
+        return Ok(());
+    }
+    Err(refused(
+        name,
+        what,
+        &format!("1 to {most} characters, no / or control characters, no blank at either end"),
+    ))
+}
+
+/// Checks a project's name.
+pub(super) fn check_project(name: &str) -> Result<()> {
+    check_label(name, "a project", 1)
+}
+
+/// Checks a resource's name; a checkpoint's is its number.
+pub(super) fn check_resource(kind: Kind, name: &str) -> Result<()> {
+    match kind {
+        Kind::Dataset => check_label(name, "a dataset", 3),
+        Kind::Secret => check_label(name, "an environment file", 1),
+        Kind::S3 => check_label(name, "an S3 connection", 1),
+        Kind::Image => check_label(name, "an image", 1),
+        Kind::Node => check_label(name, "a node", 1),
+        Kind::Alias => check_label(name, "an alias", 1),
+        Kind::Checkpoint => {
+            if name.len() >= 4 && name.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Ok(());
+            }
+            Err(refused(name, "a checkpoint", "a number of at least four digits"))
+        }
+    }
+}
+
+/// Checks the name a checkpoint is pinned under.
+pub(super) fn check_pin(name: &str) -> Result<()> {
+    if name == "latest" {
+        let rule = "latest always leads to the newest checkpoint";
+        return Err(refused(name, "a pinned checkpoint", rule));
+    }
+    check_label(name, "a pinned checkpoint", 1)
+}
+
+/// Checks `[a-z]([-a-z0-9]*[a-z0-9])?` of `least` to 63 characters.
+fn check_label(name: &str, what: &str, least: usize) -> Result<()> {
+    let fine = (least..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fine {
+        return Ok(());
+    }
+    Err(refused(
+        name,
+        what,
+        &format!(
+            "{least} to 63 lower-case letters, digits and hyphens, \
+             the first a letter, the last no hyphen"
+        ),
+    ))
+}
+
+/// Checks a description.
+pub(super) fn check_description(text: &str) -> Result<()> {
+    let len = text.chars().count();
+    if len <= 256 {
+        return Ok(());
+    }
+    Err(invalid(format!("a description can't have {len} characters: at most 256")))
+}
+
+/// Checks a user's name.
+pub(super) fn check_user(name: &str) -> Result<()> {
+    let fine = (1..=255).contains(&name.len())
+        && !name.contains('/')
+        && !name.chars().any(|c| c.is_whitespace() || c.is_control());
+    if fine {
+        return Ok(());
+    }
+    Err(refused(name, "a user", "1 to 255 bytes without blanks and /"))
+}
+
+fn refused(name: &str, what: &str, rule: &str) -> Error {
+    invalid(format!("\"{}\" can't be {what}'s name: {rule}", name.escape_debug()))
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}
