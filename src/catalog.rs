@@ -19,15 +19,20 @@ use crate::error::Result;
 mod access;
 mod community;
 mod database;
+mod environment;
 mod member;
 pub mod model;
 pub mod name;
 mod organization;
 mod project;
 mod query;
+mod resource;
+mod share;
+mod version;
 
 pub use model::*;
 pub use name::{CommunityName, ProjectName, Reference};
+pub use version::checkpoint_name;
 
 use database::{failed, field};
 

@@ -222,6 +222,13 @@ pub struct Resource {
     pub modified: Timestamp,
 }
 
+impl Resource {
+    /// The name a checkpoint is pinned under, `pinned_name` in its spec.
+    pub fn pinned_name(&self) -> Option<&str> {
+        self.spec.get("pinned_name")?.as_str()
+    }
+}
+
 /// A resource as one project sees it: its own, or one that was added to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Shown {
@@ -333,4 +340,28 @@ pub struct Offer {
     pub publisher: String,
     /// When it was published.
     pub published: Timestamp,
+}
+
+/// Where a resource is used besides its own project.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Uses {
+    /// The communities that offer it.
+    pub published: Vec<String>,
+    /// The projects that have added it.
+    pub added: Vec<ProjectName>,
+}
+
+impl Uses {
+    /// Whether it isn't used anywhere else.
+    pub fn is_empty(&self) -> bool {
+        self.published.is_empty() && self.added.is_empty()
+    }
+}
+
+impl fmt::Display for Uses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let published = self.published.iter().map(|name| format!("published in {name}"));
+        let added = self.added.iter().map(|name| format!("added to {name}"));
+        f.write_str(&published.chain(added).collect::<Vec<_>>().join(", "))
+    }
 }
