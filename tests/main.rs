@@ -4,3 +4,4 @@ mod floors;
 mod object_contract;
 mod secrets;
 mod support;
+mod tree_contract;

@@ -113,13 +113,14 @@ impl Tree for MemoryTree {
     }
 
     async fn symlink(&self, path: &TreePath, target: &[u8], new: NewNode) -> Result<Attr> {
+        let new = NewNode { mode: 0o777, ..new };
+        let mut state = self.state();
+        state.new_place(path)?;
         match target.len() {
             0 => return Err(of(ErrorKind::NotFound, path)),
             4096.. => return Err(of(ErrorKind::NameTooLong, path)),
             _ => {}
         }
-        let new = NewNode { mode: 0o777, ..new };
-        let mut state = self.state();
         let content = Content::Symlink(Bytes::copy_from_slice(target));
         let ino = state.insert(path, Node::new(new, content))?;
         Ok(state.attr(ino))
@@ -225,6 +226,9 @@ impl File for MemoryFile {
     }
 
     async fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.writable()?;
         let mut state = lock(&self.state);
         let node = state.node_mut(self.ino);

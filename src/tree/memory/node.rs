@@ -94,9 +94,6 @@ impl Node {
     }
 
     pub(super) fn write(&mut self, offset: u64, written: &[u8]) -> Result<()> {
-        if written.is_empty() {
-            return Ok(());
-        }
         let end = checked_len(offset.saturating_add(written.len() as u64))?;
         if let Content::File(bytes) = &mut self.content {
             bytes.resize(bytes.len().max(end), 0);
@@ -109,11 +106,11 @@ impl Node {
     /// Applies changes in the order in which none undoes another: a new length touches the
     /// times, a new owner clears mode bits.
     pub(super) fn change(&mut self, changes: SetAttr) -> Result<()> {
-        if let Some(len) = changes.size {
-            self.resize(len)?;
-        }
         if changes.mode.is_some() && matches!(self.content, Content::Symlink(_)) {
             return Err(ErrorKind::Unsupported.into());
+        }
+        if let Some(len) = changes.size {
+            self.resize(len)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             self.owner.uid = changes.uid.unwrap_or(self.owner.uid);

@@ -110,6 +110,11 @@ impl State {
     }
 
     pub(super) fn link(&mut self, path: &TreePath, new_path: &TreePath) -> Result<Attr> {
+        if path.is_root() {
+            return Err(of(ErrorKind::NotPermitted, path));
+        }
+        self.place(path)?;
+        self.new_place(new_path)?;
         let ino = self.find(path)?;
         let (dir, name) = self.free_place(new_path)?;
         if self.node(ino).is_dir() {
@@ -225,12 +230,17 @@ impl State {
         Ok((dir, Bytes::copy_from_slice(name)))
     }
 
-    /// Like [`place`](Self::place), of a name that isn't taken.
-    fn free_place(&self, path: &TreePath) -> Result<(u64, Bytes)> {
+    /// Like [`place`](Self::place), of something new, which the root can't be.
+    pub(super) fn new_place(&self, path: &TreePath) -> Result<(u64, Bytes)> {
         if path.is_root() {
             return Err(of(ErrorKind::AlreadyExists, path));
         }
-        let (dir, name) = self.place(path)?;
+        self.place(path)
+    }
+
+    /// Like [`new_place`](Self::new_place), of a name that isn't taken.
+    fn free_place(&self, path: &TreePath) -> Result<(u64, Bytes)> {
+        let (dir, name) = self.new_place(path)?;
         match self.child(dir, &name, path)? {
             Some(_) => Err(of(ErrorKind::AlreadyExists, path)),
             None => Ok((dir, name)),
