@@ -202,10 +202,10 @@ impl Run {
     }
 
     fn settle(mut self, outcome: Result<Bytes>) {
-        self.settle_slots(outcome.map_err(Shareable::from));
+        self.settle_slots(&outcome.map_err(Shareable::from));
     }
 
-    fn settle_slots(&mut self, outcome: Result<Bytes, Shareable>) {
+    fn settle_slots(&mut self, outcome: &Result<Bytes, Shareable>) {
         let size = usize::try_from(self.shared.block_size.get()).unwrap_or(usize::MAX);
         let mut state = self.shared.lock();
         for (position, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
@@ -214,12 +214,15 @@ impl Run {
             state.pending -= 1;
             // Evicted in the meantime, and maybe asked for again: not this run's any more.
             let listed = state.slots.peek(&key).is_some_and(|found| Arc::ptr_eq(found, &slot));
-            let block = outcome.clone().map(|bytes| cut(&bytes, position, size));
-            match &block {
-                Ok(bytes) if listed => state.filled += bytes.len() as u64,
-                Ok(_) => {}
-                Err(_) if listed => drop(state.slots.pop(&key)),
-                Err(_) => {}
+            let block = match outcome {
+                Ok(bytes) => Ok(cut(bytes, position, size)),
+                Err(error) => Err(error.clone()),
+            };
+            if listed {
+                match &block {
+                    Ok(bytes) => state.filled += bytes.len() as u64,
+                    Err(_) => drop(state.slots.pop(&key)),
+                }
             }
             // A run owns its slots, so each is set once.
             let _ = slot.set(block);
@@ -232,7 +235,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         if !self.slots.is_empty() {
             let error = Error::new(ErrorKind::Interrupted, "a read ahead was given up");
-            self.settle_slots(Err(Shareable::from(error)));
+            self.settle_slots(&Err(Shareable::from(error)));
         }
     }
 }

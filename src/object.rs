@@ -44,7 +44,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Removes an object; one that isn't there is no error.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// Lists the keys that begin with `prefix`, in byte order, a page at a time.
+    /// Lists the keys that begin with `prefix`, in byte order, a page at a time. Some S3 stores
+    /// walk directories instead, so that `a/x` comes before `a-`; no store repeats a key.
     ///
     /// With [`Depth::Children`] the keys are cut after the next `/` behind the prefix and come as
     /// [`ListPage::prefixes`], each once.

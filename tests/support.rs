@@ -1,3 +1,5 @@
 //! What several integration tests need.
 
 pub(crate) mod program;
+pub(crate) mod proxy;
+pub(crate) mod seaweed;

@@ -119,8 +119,8 @@ impl S3Store {
         let limits = &self.shared.limits;
         let mut patience = Patience::new(limits, subject.name());
         loop {
-            let sent = send(self.client());
-            match patience.attempt(subject.answer(sent, limits.stall)).await {
+            let answer = subject.answer(send(self.client()), limits.stall);
+            match patience.attempt(answer).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => self.recover(&mut patience, failure).await?,
             }
@@ -174,10 +174,16 @@ impl S3Store {
         let next = output.is_truncated.unwrap_or(false).then_some(output.next_continuation_token);
         let objects = output.contents.into_iter().flatten();
         let prefixes = output.common_prefixes.into_iter().flatten();
+        // SeaweedFS reads `a//` as `a/`, and would answer more than was asked for.
+        let asked = |key: &String| key.starts_with(prefix);
         let page = ListPage {
-            objects: objects.filter_map(|object| meta(object, below, encoded)).collect(),
+            objects: objects
+                .filter_map(|object| meta(object, below, encoded))
+                .filter(|meta| asked(&meta.key))
+                .collect(),
             prefixes: prefixes
                 .filter_map(|common| relative(&common.prefix?, below, encoded))
+                .filter(asked)
                 .collect(),
         };
         Ok((page, next.flatten()))
@@ -319,7 +325,7 @@ impl Download {
             .get_object()
             .bucket(&subject.connection.bucket)
             .set_key(subject.key.map(str::to_owned))
-            .range(format!("bytes={from}-{}", self.range.end - 1))
+            .range(range_header(from, self.range.end))
             .set_if_match(self.pin.as_ref().filter(|etag| is_strong(etag)).map(|e| e.0.clone()));
         let mut output = match timeout(stall, request.send()).await {
             Ok(Ok(output)) => output,
@@ -381,6 +387,15 @@ impl Download {
             missing -= wanted;
         }
         Ok(())
+    }
+}
+
+/// The bytes from `from` to before `end`; without an end where servers couldn't parse it.
+fn range_header(from: u64, end: u64) -> String {
+    if i64::try_from(end).is_ok() {
+        format!("bytes={from}-{}", end - 1)
+    } else {
+        format!("bytes={from}-")
     }
 }
 
