@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::support::program;
 
+mod home;
+mod tree;
+
 type Pairs = BTreeMap<String, Vec<u8>>;
 
 /// A member with a key file and a folder of environment files.

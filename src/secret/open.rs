@@ -113,6 +113,13 @@ impl OpenEnvironment {
         Ok(())
     }
 
+    /// Whether these are the recipients that the file is encrypted to already.
+    pub fn is_sealed_to(&self, recipients: &[String]) -> bool {
+        let present: Vec<_> = self.wraps.iter().map(|wrap| wrap.recipient.to_string()).collect();
+        present.iter().all(|recipient| recipients.contains(recipient))
+            && recipients.iter().all(|recipient| present.contains(recipient))
+    }
+
     /// Encrypts to `recipients` and writes the file; a line whose value is unchanged stays as it
     /// was, byte by byte.
     ///

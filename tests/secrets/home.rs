@@ -1,0 +1,120 @@
+//! A home with a project in it, and what its members' commands answer.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use atelier::catalog::{Catalog, CommunityName, Project, Role, Scope};
+use atelier::secret::identity::Identities;
+use tempfile::TempDir;
+
+/// A home with a project `acme/pets/cats` and a user, ada.
+pub(super) struct Home {
+    dir: TempDir,
+    pub(super) catalog: Catalog,
+    pub(super) project: Project,
+}
+
+impl Home {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&dir.path().join("home/catalog.db"), "ada").await.unwrap();
+        catalog.create_organization("acme").await.unwrap();
+        catalog.create_community("acme", "pets", "").await.unwrap();
+        let at = CommunityName { organization: "acme".into(), community: "pets".into() };
+        let project = catalog.create_project(&at, "cats", "", None).await.unwrap();
+        let home = Self { dir, catalog, project };
+        home.member("ada").await;
+        home
+    }
+
+    /// Makes a user a Developer with an identity of his own.
+    pub(super) async fn member(&self, user: &str) -> Identities {
+        let identities = Identities::load_or_create(&self.key_file(user)).unwrap();
+        if user != "ada" {
+            let on = Scope::Project(self.project.name.clone());
+            self.catalog.set_role(user, Role::Developer, &on).await.unwrap();
+        }
+        let catalog = self.catalog.as_user(user);
+        catalog.add_recipient(user, &identities.recipient()).await.unwrap();
+        identities
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(super) fn key_file(&self, user: &str) -> PathBuf {
+        self.dir.path().join(user).join("keys.txt")
+    }
+
+    pub(super) fn command(&self, user: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atelier"));
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.dir.path().join(user))
+            .env("ATELIER_HOME", self.dir.path().join("home"))
+            .env("ATELIER_USER", user)
+            .env("ATELIER_PROJECT", self.project.name.to_string())
+            .env("SOPS_AGE_KEY_FILE", self.key_file(user))
+            .env("RUST_LOG", "trace")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(super) fn run(&self, args: &[&str]) -> Output {
+        self.command("ada", args).output().unwrap()
+    }
+
+    pub(super) fn set(&self, key: &str, environment: &str, value: &[u8]) -> Output {
+        self.set_as("ada", key, environment, value)
+    }
+
+    pub(super) fn set_as(&self, user: &str, key: &str, environment: &str, value: &[u8]) -> Output {
+        let args = ["secret", "set", key, "--env", environment];
+        let mut child = self
+            .command(user, &args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that refuses before it reads closes the pipe.
+        let _ = child.stdin.take().unwrap().write_all(value);
+        child.wait_with_output().unwrap()
+    }
+
+    pub(super) async fn body(&self, environment: &str) -> Vec<u8> {
+        self.catalog.environment(&self.project, environment).await.unwrap().body
+    }
+
+    pub(super) async fn replace_body(&self, environment: &str, body: Vec<u8>) {
+        let found = self.catalog.environment(&self.project, environment).await.unwrap();
+        let expected = Some(found.generation);
+        self.catalog.put_environment(&self.project, environment, expected, body).await.unwrap();
+    }
+}
+
+pub(super) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(super) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+pub(super) fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    stdout(output)
+}
+
+#[track_caller]
+pub(super) fn refused(output: &Output, code: i32, why: &str) {
+    assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
+    assert!(stderr(output).contains(why), "{}", stderr(output));
+    assert_eq!(stdout(output), "");
+}

@@ -1,0 +1,123 @@
+//! The `secrets/` directory of a mount.
+
+use std::time::{Duration, SystemTime};
+
+use atelier::catalog::{Role, Scope};
+use atelier::error::ErrorKind;
+use atelier::path::TreePath;
+use atelier::secret::identity::Identities;
+use atelier::secret::{OpenEnvironment, Value, reveal};
+use atelier::tree::secrets::SecretsTree;
+use atelier::tree::{Entry, NewNode, OpenMode, Owner, PageCache, SetAttr, Tree};
+use futures_util::TryStreamExt as _;
+
+use super::home::Home;
+
+fn path(text: &str) -> TreePath {
+    TreePath::parse(text).unwrap()
+}
+
+async fn names(tree: &SecretsTree) -> Vec<String> {
+    let entries: Vec<Entry> = tree.list(&TreePath::root()).try_collect().await.unwrap();
+    entries.iter().map(|entry| String::from_utf8_lossy(&entry.name).into_owned()).collect()
+}
+
+/// An environment with one secret, A, sealed to ada.
+fn sealed(home: &Home, value: &str) -> Vec<u8> {
+    let ada = Identities::load(&home.key_file("ada")).unwrap();
+    let mut environment = OpenEnvironment::create("project").unwrap();
+    environment.set("A", Value::new(value.as_bytes().to_vec())).unwrap();
+    environment.seal(&[ada.recipient()]).unwrap()
+}
+
+async fn put(home: &Home, name: &str, generation: Option<i64>, body: &[u8]) {
+    home.catalog.put_environment(&home.project, name, generation, body.to_vec()).await.unwrap();
+}
+
+/// Each environment file shows as it is in the catalogue, and soon after it is made.
+#[tokio::test]
+async fn environment_files_are_served_in_ciphertext() {
+    let home = Home::new().await;
+    let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
+    assert_eq!(names(&tree).await, Vec::<String>::new());
+    assert!(tree.stat(&TreePath::root()).await.unwrap().is_dir());
+
+    let body = sealed(&home, "1");
+    put(&home, "project", None, &body).await;
+    put(&home, "staging", None, &sealed(&home, "2")).await;
+    assert_eq!(names(&tree).await, ["project.env", "staging.env"]);
+    let attr = tree.stat(&path("project.env")).await.unwrap();
+    assert_eq!((attr.size, attr.mode), (body.len() as u64, 0o444));
+    assert!(attr.ttl <= Duration::from_secs(1));
+    assert!(attr.mtime > SystemTime::now() - Duration::from_secs(60));
+    let file = tree.open(&path("project.env"), OpenMode::READ).await.unwrap();
+    assert_eq!(file.page_cache(), PageCache::PerOpen);
+    assert_eq!(file.read_at(0, 1 << 20).await.unwrap(), body);
+    assert_eq!(file.read_at(10, 5).await.unwrap(), body[10..15]);
+    assert!(file.read_at(u64::MAX, 5).await.unwrap().is_empty());
+}
+
+/// An open file keeps its content; the next open sees what was set meanwhile.
+#[tokio::test]
+async fn an_open_file_stays_as_it_was() {
+    let home = Home::new().await;
+    let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
+    let (first, second) = (sealed(&home, "1"), sealed(&home, "much longer"));
+    put(&home, "project", None, &first).await;
+    let old = tree.open(&path("project.env"), OpenMode::READ).await.unwrap();
+    put(&home, "project", Some(1), &second).await;
+    let new = tree.open(&path("project.env"), OpenMode::READ).await.unwrap();
+    assert_eq!(old.read_at(0, 1 << 20).await.unwrap(), first);
+    assert_eq!(old.stat().await.unwrap().size, first.len() as u64);
+    assert_eq!(new.read_at(0, 1 << 20).await.unwrap(), second);
+    let ada = Identities::load(&home.key_file("ada")).unwrap();
+    assert_eq!(reveal("project", &second, &ada, "A").unwrap().expose(), b"much longer");
+}
+
+/// Nothing can be written, whatever its name; other names aren't there.
+#[tokio::test]
+async fn writes_are_refused() {
+    let home = Home::new().await;
+    let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
+    put(&home, "project", None, &sealed(&home, "1")).await;
+    let kind = |error: atelier::error::Error| error.kind();
+    let file = path("project.env");
+    for mode in [
+        OpenMode { write: true, ..OpenMode::default() },
+        OpenMode { append: true, ..OpenMode::default() },
+        OpenMode { truncate: true, ..OpenMode::READ },
+    ] {
+        let refused = tree.open(&file, mode).await.err().map(kind);
+        assert_eq!(refused, Some(ErrorKind::ReadOnlyFilesystem));
+    }
+    let new = NewNode { mode: 0o600, owner: Owner { uid: 0, gid: 0 } };
+    let mode = OpenMode { write: true, ..OpenMode::default() };
+    let made = tree.create(&path("new.env"), new, mode).await.err().map(kind);
+    assert_eq!(made, Some(ErrorKind::ReadOnlyFilesystem));
+    let truncated = SetAttr { size: Some(0), ..SetAttr::default() };
+    let changed = tree.set_attr(&file, truncated).await.err().map(kind);
+    assert_eq!(changed, Some(ErrorKind::ReadOnlyFilesystem));
+    assert_eq!(tree.remove_file(&file).await.err().map(kind), Some(ErrorKind::ReadOnlyFilesystem));
+
+    for absent in ["project", "other.env", ".env", "Project.env"] {
+        assert_eq!(tree.stat(&path(absent)).await.err().map(kind), Some(ErrorKind::NotFound));
+    }
+    let below = tree.stat(&path("project.env/x")).await.err().map(kind);
+    assert_eq!(below, Some(ErrorKind::NotADirectory));
+    let root = tree.open(&TreePath::root(), OpenMode::READ).await.err().map(kind);
+    assert_eq!(root, Some(ErrorKind::IsADirectory));
+}
+
+/// A Viewer sees the names and can't read.
+#[tokio::test]
+async fn a_viewer_sees_names_only() {
+    let home = Home::new().await;
+    put(&home, "project", None, &sealed(&home, "1")).await;
+    let on = Scope::Project(home.project.name.clone());
+    home.catalog.set_role("vic", Role::Viewer, &on).await.unwrap();
+    let tree = SecretsTree::new(home.catalog.as_user("vic"), home.project.clone());
+    assert_eq!(names(&tree).await, ["project.env"]);
+    assert_eq!(tree.stat(&path("project.env")).await.unwrap().mode, 0);
+    let opened = tree.open(&path("project.env"), OpenMode::READ).await.err();
+    assert_eq!(opened.map(|error| error.kind()), Some(ErrorKind::PermissionDenied));
+}
