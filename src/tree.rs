@@ -17,6 +17,7 @@ use crate::path::TreePath;
 
 pub mod local;
 pub mod memory;
+pub mod namespace;
 pub mod secrets;
 
 /// A directory tree that can be mounted.

@@ -1,1 +1,76 @@
-//! Opens everything a command works on, from a [`Config`](crate::config::Config).
+//! Opens everything a command works on, from a [`Config`].
+
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, Project, ProjectName, Role};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::tree::Tree;
+use crate::tree::local::LocalTree;
+use crate::tree::namespace::{Namespace, Part};
+
+/// The catalogue, the store and the caches of one home. Clones share them.
+#[derive(Clone)]
+pub struct Workspace {
+    config: Config,
+    /// Who owns what.
+    pub catalog: Catalog,
+}
+
+impl Workspace {
+    /// Opens the home.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none yet; `PermissionDenied` when it is somebody else's.
+    pub async fn open(config: &Config) -> Result<Self> {
+        let home = config.home.display();
+        if !config.catalog_file().try_exists().context(|| format!("{home} can't be read"))? {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no home at {home}"))
+                .with_hint("`atelier init` makes one"));
+        }
+        let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;
+        Ok(Self { config: config.clone(), catalog })
+    }
+
+    /// The project to work on: the one named by option or environment, else the selected one.
+    ///
+    /// # Errors
+    /// `InvalidInput` when no project is named; `NotFound` when there is none of that name.
+    pub async fn project(&self) -> Result<Project> {
+        if let Some(name) = &self.config.project {
+            return self.catalog.project(&name.parse::<ProjectName>()?).await;
+        }
+        self.catalog.selected_project().await?.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "no project is named").with_hint(
+                "choose one with `atelier use ORG/COMMUNITY/PROJECT`, or name it with --project",
+            )
+        })
+    }
+
+    /// The directory of a project's storage, made if it isn't there.
+    pub fn files(&self, project: &Project) -> Result<std::path::PathBuf> {
+        let dir = self.config.files_dir(project.id.as_str());
+        std::fs::create_dir_all(&dir).context(|| format!("{} can't be made", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The tree that shows a project.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when the user may see the project but not read its content.
+    pub async fn namespace(&self, project: &Project) -> Result<Arc<dyn Tree>> {
+        let role = self.catalog.role_on(project).await?;
+        if role < Some(Role::Developer) {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("{} can't be read by {}", project.name, self.config.user),
+            )
+            .with_hint(
+                "mounting a project takes the role developer; one of its admins can grant it",
+            ));
+        }
+        let files = LocalTree::open(&self.files(project)?)?;
+        let parts = vec![("files", Part::Tree(Arc::new(files)))];
+        Ok(Arc::new(Namespace::new(project, parts)))
+    }
+}

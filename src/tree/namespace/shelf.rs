@@ -1,0 +1,242 @@
+//! A directory whose entries are resources of one kind, as the catalogue has them now.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use lru::LruCache;
+use tokio::sync::OnceCell;
+
+use super::{Inside, label::Label};
+use crate::catalog::{Catalog, Kind, Project, Resource, Shown, Version};
+use crate::error::{ErrorKind, Result};
+use crate::path::TreePath;
+use crate::tree::{Attr, Tree};
+
+/// How long the catalogue's answer is used before it is asked again.
+pub(super) const FRESH: Duration = Duration::from_millis(400);
+
+/// How many trees of resources are kept open.
+const OPEN_TREES: NonZeroUsize = NonZeroUsize::new(256).expect("256 isn't 0");
+
+/// Opens the tree of a resource: of a version, where its kind has versions.
+pub type OpenResource = Arc<
+    dyn Fn(Resource, Option<Version>) -> BoxFuture<'static, Result<Arc<dyn Tree>>> + Send + Sync,
+>;
+
+/// A directory whose entries are the resources of one kind.
+#[derive(Clone)]
+pub struct Shelf(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    catalog: Catalog,
+    project: Project,
+    open: OpenResource,
+    /// Guards the last answer of the catalogue; never held while it is asked.
+    slots: Mutex<Option<(Instant, Arc<[Slot]>)>>,
+    /// Guards the open trees; never held while one is opened. Never taken together with `slots`.
+    trees: Mutex<LruCache<TreeKey, Arc<OnceCell<Arc<dyn Tree>>>>>,
+}
+
+/// An open tree belongs to a version, or to a resource as it was last changed.
+type TreeKey = (String, Option<u32>, jiff::Timestamp);
+
+/// A name on the shelf.
+#[derive(Clone)]
+enum Slot {
+    Resource { name: String, resource: Resource, version: Option<Version> },
+    Link { name: String, target: String, created: SystemTime },
+}
+
+/// What a name on a shelf leads to.
+pub(super) enum Found {
+    /// A symbolic link.
+    Link { target: Bytes, created: SystemTime },
+    /// A resource.
+    Resource(OnShelf),
+}
+
+/// A resource under the name by which it was found.
+///
+/// It describes itself without being opened, so that a listing costs nothing and one bucket that
+/// can't be reached doesn't hide the others.
+pub(super) struct OnShelf {
+    shelf: Shelf,
+    resource: Resource,
+    version: Option<Version>,
+    pub(super) label: Arc<Label>,
+}
+
+impl OnShelf {
+    /// The attributes of its root, which may be cached for `ttl`: the name may lead to another
+    /// version then, which is another node.
+    pub(super) fn attr(&self, ttl: Duration) -> Attr {
+        let modified = match &self.version {
+            Some(version) => version.created,
+            None => self.resource.modified,
+        };
+        Attr { identity: Some(self.label.identity()), ..Attr::dir(system_time(modified), ttl) }
+    }
+
+    /// Opens its tree to go to `path` there.
+    pub(super) async fn enter(self, path: TreePath) -> Result<Inside> {
+        let tree = self.shelf.tree(self.resource, self.version).await?;
+        Ok(Inside { tree, path, label: Some(self.label) })
+    }
+}
+
+impl Shelf {
+    /// A shelf of the project's resources of one kind, opened by `open`.
+    pub fn new(catalog: Catalog, project: Project, kind: Kind, open: OpenResource) -> Self {
+        let trees = Mutex::new(LruCache::new(OPEN_TREES));
+        Self(Arc::new(Inner { kind, catalog, project, open, slots: Mutex::new(None), trees }))
+    }
+
+    /// The names that are listed.
+    pub(super) async fn names(&self) -> Result<Vec<Bytes>> {
+        let slots = self.slots().await?;
+        Ok(slots.iter().map(|slot| Bytes::from(slot.name().to_owned())).collect())
+    }
+
+    /// What a name leads to: one that is listed, or `<name>@<version>`.
+    pub(super) async fn find(&self, name: &[u8]) -> Result<Option<Found>> {
+        let Ok(name) = std::str::from_utf8(name) else {
+            return Ok(None);
+        };
+        let slots = self.slots().await?;
+        let slot = match slots.iter().find(|slot| slot.name() == name) {
+            Some(slot) => Some(slot.clone()),
+            None => self.at_version(&slots, name).await?,
+        };
+        match slot {
+            None => Ok(None),
+            Some(Slot::Link { target, created, .. }) => {
+                Ok(Some(Found::Link { target: target.into(), created }))
+            }
+            Some(Slot::Resource { name, resource, version }) => {
+                let label = Arc::new(Label::of_resource(&name, &resource, version.as_ref()));
+                Ok(Some(Found::Resource(OnShelf { shelf: self.clone(), resource, version, label })))
+            }
+        }
+    }
+
+    async fn at_version(&self, slots: &[Slot], name: &str) -> Result<Option<Slot>> {
+        let Some((base, number)) = name.rsplit_once('@') else {
+            return Ok(None);
+        };
+        // Only the number as it is written: `photos@07` would be a second name of one version.
+        let Some(number) = number.parse::<u32>().ok().filter(|n| n.to_string() == number) else {
+            return Ok(None);
+        };
+        let resource = slots.iter().find_map(|slot| match slot {
+            Slot::Resource { name, resource, version: Some(_) } if name == base => Some(resource),
+            _ => None,
+        });
+        let Some(resource) = resource else {
+            return Ok(None);
+        };
+        match self.0.catalog.version(&resource.id, number).await {
+            Ok(version) => Ok(Some(Slot::Resource {
+                name: name.to_owned(),
+                resource: resource.clone(),
+                version: Some(version),
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn tree(&self, resource: Resource, version: Option<Version>) -> Result<Arc<dyn Tree>> {
+        let changed = match &version {
+            Some(version) => version.created,
+            None => resource.modified,
+        };
+        let key = (resource.id.to_string(), version.as_ref().map(|v| v.number), changed);
+        let cell = {
+            let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+            trees.get_or_insert(key, || Arc::new(OnceCell::new())).clone()
+        };
+        cell.get_or_try_init(|| (self.0.open)(resource, version)).await.cloned()
+    }
+
+    async fn slots(&self) -> Result<Arc<[Slot]>> {
+        let now = Instant::now();
+        {
+            let slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((asked, slots)) = &*slots
+                && now.duration_since(*asked) < FRESH
+            {
+                return Ok(slots.clone());
+            }
+        }
+        let slots: Arc<[Slot]> = self.ask().await?.into();
+        *self.0.slots.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, slots.clone()));
+        Ok(slots)
+    }
+
+    async fn ask(&self) -> Result<Vec<Slot>> {
+        let shown = self.0.catalog.resources(&self.0.project, self.0.kind).await?;
+        let versioned = matches!(self.0.kind, Kind::Dataset | Kind::Checkpoint);
+        let mut slots = Vec::new();
+        for Shown { name, resource, .. } in shown.into_iter().filter(|shown| shown.active) {
+            let version = if versioned {
+                match self.0.catalog.newest_version(&resource.id).await? {
+                    Some(version) => Some(version),
+                    // Every version is inactive: there is nothing to show.
+                    None => continue,
+                }
+            } else {
+                None
+            };
+            slots.push(Slot::Resource { name, resource, version });
+        }
+        if self.0.kind == Kind::Checkpoint {
+            let links = links(&slots);
+            slots.extend(links);
+        }
+        Ok(slots)
+    }
+}
+
+/// `latest`, and the names of pinned checkpoints.
+fn links(checkpoints: &[Slot]) -> Vec<Slot> {
+    let mut links = Vec::new();
+    for slot in checkpoints {
+        let Slot::Resource { name, resource, .. } = slot else { continue };
+        if let Some(pinned) = resource.spec["pinned_name"].as_str() {
+            links.push(link(pinned, name, resource));
+        }
+    }
+    let newest = checkpoints.iter().filter_map(|slot| match slot {
+        Slot::Resource { name, resource, .. } => Some((resource.created, name, resource)),
+        Slot::Link { .. } => None,
+    });
+    if let Some((_, name, resource)) = newest.max_by_key(|(created, name, _)| (*created, *name)) {
+        links.push(link("latest", name, resource));
+    }
+    links
+}
+
+fn link(name: &str, target: &str, resource: &Resource) -> Slot {
+    Slot::Link {
+        name: name.to_owned(),
+        target: target.to_owned(),
+        created: system_time(resource.modified),
+    }
+}
+
+impl Slot {
+    fn name(&self) -> &str {
+        match self {
+            Self::Resource { name, .. } | Self::Link { name, .. } => name,
+        }
+    }
+}
+
+/// The catalogue's times fit: they were taken from a clock of this kind.
+fn system_time(time: jiff::Timestamp) -> SystemTime {
+    SystemTime::try_from(time).unwrap_or(SystemTime::UNIX_EPOCH)
+}
