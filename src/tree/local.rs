@@ -280,3 +280,144 @@ fn not_regular(path: &TreePath) -> Error {
 fn about_xattr(path: &TreePath, name: &[u8], done: &str) -> String {
     format!("attribute {} of {path} can't be {done}", name.escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::os::unix::fs::symlink;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Waker};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::tree::{Owner, SeekTo};
+
+    const WRITE: OpenMode = OpenMode { read: true, write: true, append: false, truncate: false };
+
+    fn path(text: &str) -> TreePath {
+        TreePath::parse(text).unwrap()
+    }
+
+    fn tree() -> (tempfile::TempDir, LocalTree) {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = LocalTree::open(dir.path()).unwrap();
+        (dir, tree)
+    }
+
+    fn me() -> Owner {
+        let uid = rustix::process::geteuid().as_raw();
+        Owner { uid, gid: rustix::process::getegid().as_raw() }
+    }
+
+    /// Someone else where this process may make files for others, else itself.
+    fn caller() -> Owner {
+        if me().uid == 0 { Owner { uid: 4711, gid: 4712 } } else { me() }
+    }
+
+    #[tokio::test]
+    async fn a_new_node_belongs_to_the_caller_with_all_of_its_mode() {
+        let (_dir, tree) = tree();
+        let new = |mode| NewNode { mode, owner: caller() };
+        let made = tree.create(&path("file"), new(0o4755), WRITE).await.unwrap();
+        assert_eq!((made.attr.owner, made.attr.mode), (Some(caller()), 0o4755));
+        let dir = tree.create_dir(&path("dir"), new(0o1777)).await.unwrap();
+        assert_eq!((dir.owner, dir.mode), (Some(caller()), 0o1777));
+        let link = tree.symlink(&path("link"), b"file", new(0o777)).await.unwrap();
+        assert_eq!(link.owner, Some(caller()));
+        let fifo = tree.create_node(&path("fifo"), new(0o600), FileType::Fifo, 0).await.unwrap();
+        assert_eq!((fifo.owner, fifo.mode), (Some(caller()), 0o600));
+    }
+
+    #[tokio::test]
+    async fn a_set_group_id_directory_passes_its_group_on() {
+        let (_dir, tree) = tree();
+        let own = NewNode { mode: 0o2775, owner: me() };
+        let shared = tree.create_dir(&path("shared"), own).await.unwrap();
+        let group = shared.owner.unwrap().gid;
+        let new = NewNode { mode: 0o755, owner: caller() };
+        let file = tree.create(&path("shared/file"), new, WRITE).await.unwrap().attr;
+        assert_eq!((file.owner.unwrap().gid, file.mode), (group, 0o755));
+        let below = tree.create_dir(&path("shared/below"), new).await.unwrap();
+        assert_eq!((below.owner.unwrap().gid, below.mode), (group, 0o2755));
+        assert_eq!(below.owner.unwrap().uid, caller().uid);
+    }
+
+    #[tokio::test]
+    async fn a_device_keeps_its_number_where_this_process_may_make_one() {
+        let (_dir, tree) = tree();
+        let new = NewNode { mode: 0o600, owner: caller() };
+        let null = rustix::fs::makedev(1, 3);
+        match tree.create_node(&path("null"), new, FileType::CharDevice, null).await {
+            Ok(attr) => assert_eq!((attr.file_type, attr.rdev), (FileType::CharDevice, null)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotPermitted),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_swapped_for_a_link_leads_nowhere() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("file"), "outside").unwrap();
+        let (dir, tree) = tree();
+        std::fs::create_dir(dir.path().join("dir")).unwrap();
+        std::fs::write(dir.path().join("dir/file"), "inside").unwrap();
+        symlink(outside.path(), dir.path().join("link")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let swapping = scope.spawn(|| {
+                let (from, to) = (dir.path().join("dir"), dir.path().join("link"));
+                while !done.load(Ordering::Relaxed) {
+                    let flags = RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, &to, flags)
+                        .unwrap();
+                }
+            });
+            let mut outcomes = [0, 0];
+            let file = path("dir/file");
+            for _ in 0..20_000 {
+                match tree.open(&file, OpenMode::READ).now_or_never().unwrap() {
+                    Ok(file) => {
+                        let read = file.read_at(0, 99).now_or_never().unwrap().unwrap();
+                        assert_eq!(&read[..], b"inside");
+                        outcomes[0] += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::NotADirectory);
+                        outcomes[1] += 1;
+                    }
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            swapping.join().unwrap();
+            assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+        });
+    }
+
+    #[tokio::test]
+    async fn holes_are_found() {
+        let (_dir, tree) = tree();
+        let new = NewNode { mode: 0o644, owner: caller() };
+        let file = tree.create(&path("sparse"), new, WRITE).await.unwrap().file;
+        file.write_at(1 << 30, b"data").await.unwrap();
+        let data = file.seek(0, SeekTo::Data).await.unwrap();
+        assert!(data > 0 && data <= 1 << 30, "{data}");
+        assert_eq!(file.seek(0, SeekTo::Hole).await.unwrap(), 0);
+        assert_eq!(file.stat().await.unwrap().size, (1 << 30) + 4);
+        let past = file.seek(1 << 31, SeekTo::Data).await.unwrap_err();
+        assert_eq!(past.kind(), ErrorKind::NoSuchAddress);
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_can_be_asked_for_on_a_thread_without_a_runtime() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let tree = runtime.block_on(async { LocalTree::open(dir.path()).unwrap() });
+        let root = TreePath::root();
+        let mut work = pin!(tree.sync_dir(&root));
+        let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if first.is_pending() {
+            runtime.block_on(work).unwrap();
+        }
+    }
+}
