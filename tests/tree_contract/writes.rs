@@ -161,11 +161,11 @@ async fn reads_back_what_was_written(tree: &dyn Tree) {
 
 async fn appends_at_the_end(tree: &dyn Tree) {
     make_dir(tree, "append").await;
-    let made = make(tree, "append/log", b"one ").await;
+    let plain = make(tree, "append/log", b"one ").await;
     let mode = OpenMode { append: true, write: true, ..OpenMode::default() };
     let log = tree.open(&path("append/log"), mode).await.unwrap();
     log.write_at(0, b"two ").await.unwrap();
-    made.file.write_at(8, b"three ").await.unwrap();
+    plain.file.write_at(8, b"three ").await.unwrap();
     log.write_at(0, b"four").await.unwrap();
     let read = contents(tree, &path("append/log")).await.unwrap();
     assert_eq!(read, &b"one two three four"[..]);
@@ -225,8 +225,8 @@ async fn keeps_an_open_file_without_a_name(tree: &dyn Tree) {
     let attr = made.file.stat().await.unwrap();
     assert_eq!((attr.nlink, attr.size), (0, 4));
     made.file.write_at(4, b" on").await.unwrap();
-    let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-    assert_eq!(made.file.set_attr(mode).await.unwrap().mode, 0o600);
+    let private = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(made.file.set_attr(private).await.unwrap().mode, 0o600);
     assert_eq!(&made.file.read_at(0, 99).await.unwrap()[..], b"kept on");
     // Another file takes the name; neither disturbs the other.
     make(tree, "unlinked/file", b"another").await;
@@ -350,11 +350,10 @@ async fn changes_attributes(tree: &dyn Tree) {
     assert_eq!(tree.set_attr(&path("attrs"), set(0o750)).await.unwrap().mode, 0o750);
     let link = tree.set_attr(&path("attrs/link"), set(0o600)).await;
     assert_eq!(failure(link), ErrorKind::Unsupported);
-    let owner = me();
-    let owned = SetAttr { uid: Some(owner.uid), gid: Some(owner.gid), ..SetAttr::default() };
+    let owned = SetAttr { uid: Some(me().uid), gid: Some(me().gid), ..SetAttr::default() };
     for name in ["attrs", "attrs/file", "attrs/link"] {
         let attr = tree.set_attr(&path(name), owned).await.unwrap();
-        assert_eq!(attr.owner, Some(owner), "{name}");
+        assert_eq!(attr.owner, Some(me()), "{name}");
     }
     // All at once: none of the changes undoes another.
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
@@ -384,7 +383,7 @@ async fn keeps_times(tree: &dyn Tree) {
     let now = SetAttr { atime: Some(SetTime::Now), mtime: Some(SetTime::Now), ..both };
     let attr = tree.set_attr(&file, now).await.unwrap();
     for time in [attr.atime, attr.mtime] {
-        assert!(time.elapsed().unwrap_or_default() < Duration::from_secs(60));
+        assert!(time.elapsed().unwrap_or_default() < Duration::from_mins(1));
     }
     // Writing moves the time of the last change.
     tree.set_attr(&file, both).await.unwrap();
