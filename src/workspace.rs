@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Project, ProjectName, Role};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
+use crate::secret::{self, identity::Identities};
 use crate::tree::Tree;
 use crate::tree::local::LocalTree;
 use crate::tree::namespace::{Namespace, Part};
+use crate::tree::secrets::SecretsTree;
 
 /// The catalogue, the store and the caches of one home. Clones share them.
 #[derive(Clone)]
@@ -54,6 +57,34 @@ impl Workspace {
         Ok(dir)
     }
 
+    /// Prepares an S3 connection with its key, which is opened with the user's identity from an
+    /// environment file of the project `owner`; nothing is sent to the bucket yet.
+    ///
+    /// # Errors
+    /// `NotFound` when the key's secret isn't where the connection says; `NoIdentity` when the
+    /// user can't open it.
+    pub async fn bucket(
+        &self,
+        owner: &Project,
+        connection: Connection,
+        limits: Limits,
+    ) -> Result<S3Store> {
+        let credentials = match &connection.key {
+            None => Credentials::DefaultChain,
+            Some(KeyReference { id, secret }) => {
+                let file = self.catalog.environment(owner, &secret.environment).await?;
+                let identities = Identities::load(&self.config.identity_file)?;
+                let value =
+                    secret::reveal(&secret.environment, &file.body, &identities, &secret.key)?;
+                let value = str::from_utf8(value.expose()).map_err(|_| {
+                    Error::new(ErrorKind::InvalidInput, format!("secret {secret} isn't text"))
+                })?;
+                Credentials::Static { key_id: id.clone(), secret: value.to_owned().into() }
+            }
+        };
+        S3Store::connect(connection, credentials, limits).await
+    }
+
     /// The tree that shows a project.
     ///
     /// # Errors
@@ -70,7 +101,11 @@ impl Workspace {
             ));
         }
         let files = LocalTree::open(&self.files(project)?)?;
-        let parts = vec![("files", Part::Tree(Arc::new(files)))];
+        let secrets = SecretsTree::new(self.catalog.clone(), project.clone());
+        let parts = vec![
+            ("files", Part::Tree(Arc::new(files))),
+            ("secrets", Part::Tree(Arc::new(secrets))),
+        ];
         Ok(Arc::new(Namespace::new(project, parts)))
     }
 }
