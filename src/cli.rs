@@ -5,9 +5,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, GlobalArgs};
-use crate::error::Result;
+use crate::error::{IoContext, Result};
 
+mod environment;
 pub mod outcome;
+pub mod run;
+pub mod secret;
+mod shield;
 pub mod table;
 
 /// Mounts a machine-learning project as a directory.
@@ -21,7 +25,11 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    #[command(subcommand)]
+    Secret(secret::Secret),
+    Run(run::Run),
+}
 
 /// What every command gets: where everything is, and how to print.
 #[derive(Clone, Debug)]
@@ -36,7 +44,19 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         let context = Context { config: Config::resolve(&self.global)?, json: self.global.json };
-        let _ = context;
-        match self.command {}
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context(|| "the threads that commands run on can't be started".to_owned())?
+            .block_on(self.command.run(&context))
+    }
+}
+
+impl Command {
+    async fn run(self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Self::Secret(command) => command.run(context).await,
+            Self::Run(command) => command.run(context).await,
+        }
     }
 }

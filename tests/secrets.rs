@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::program;
 
+mod commands;
 mod home;
 mod tree;
 

@@ -1,0 +1,246 @@
+//! `atelier secret`: environment files and the secrets in them.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::Context;
+use super::environment::{Absent, DEFAULT, Environments};
+use super::shield::Shield;
+use super::table::{self, Row};
+use crate::catalog::Kind;
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::secret::identity::Identities;
+use crate::secret::{EnvironmentFile, MAX_FILE, OpenEnvironment, Value, name};
+use crate::workspace::Workspace;
+
+/// Keep secrets in encrypted environment files.
+#[derive(Debug, clap::Subcommand)]
+pub enum Secret {
+    /// Set a secret to the value on standard input, or ask for it
+    ///
+    /// One line feed at the end of the input isn't part of the value.
+    Set(Set),
+    /// List the names of secrets
+    List(List),
+    /// Tell of a secret, and with --reveal its value, to a terminal only
+    Show(Show),
+    /// Delete a secret
+    Delete(Named),
+    /// Encrypt an environment file with a new key, to the present members only
+    Rotate(Rotate),
+}
+
+/// A secret by name.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// The name of the secret, such as API_KEY
+    key: String,
+    /// The environment file
+    #[arg(long = "env", value_name = "NAME", default_value = DEFAULT)]
+    environment: String,
+}
+
+/// What is set.
+#[derive(Debug, clap::Args)]
+pub struct Set {
+    #[command(flatten)]
+    named: Named,
+    /// Taken only to say that a value can't be an argument.
+    #[arg(hide = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// What is listed.
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// Only this environment file
+    #[arg(long = "env", value_name = "NAME")]
+    environment: Option<String>,
+}
+
+/// What is shown.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    #[command(flatten)]
+    named: Named,
+    /// Print the value, if standard output is a terminal
+    #[arg(long)]
+    reveal: bool,
+}
+
+/// What is rotated.
+#[derive(Debug, clap::Args)]
+pub struct Rotate {
+    /// The environment file
+    #[arg(long = "env", value_name = "NAME", default_value = DEFAULT)]
+    environment: String,
+}
+
+/// A secret as it is listed: everything but its value.
+#[derive(Debug, Serialize)]
+struct Listed {
+    key: String,
+    environment: String,
+    /// When its environment file was last sealed.
+    modified: Timestamp,
+}
+
+impl Row for Listed {
+    const HEADER: &'static [&'static str] = &["KEY", "ENVIRONMENT", "MODIFIED"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.key.clone(), self.environment.clone(), self.modified.to_string()]
+    }
+}
+
+impl Secret {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
+        let _shield = Shield::raise()?;
+        match self {
+            Self::Set(set) => set.run(context).await?,
+            Self::List(list) => {
+                let rows = listed(context, list.environment.as_deref()).await?;
+                table::list(&rows, context.json)?;
+            }
+            Self::Show(show) => show.run(context).await?,
+            Self::Delete(named) => named.delete(context).await?,
+            Self::Rotate(rotate) => rotate.run(context).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Set {
+    async fn run(self, context: &Context) -> Result<()> {
+        name::check(&self.named.key).map_err(|error| {
+            error.with_hint("the value comes from standard input, or `atelier secret set KEY` asks")
+        })?;
+        let Named { key, environment } = self.named;
+        if !self.arguments.is_empty() {
+            let message = format!("the value of {key} can't be an argument: others could see it");
+            return Err(Error::new(ErrorKind::InvalidInput, message).with_hint(format!(
+                "`atelier secret set {key}` asks for it, or reads it from standard input"
+            )));
+        }
+        let environments = open(context).await?;
+        let value = read_value(&key)?;
+        let written = environments
+            .change(&environment, Absent::Create, |opened| opened.set(&key, value.clone()))
+            .await?;
+        let what = if written { "set" } else { "unchanged" };
+        table::say(format!("secret {key} of environment file {environment} is {what}"));
+        Ok(())
+    }
+}
+
+impl Named {
+    async fn delete(self, context: &Context) -> Result<()> {
+        let Self { key, environment } = &self;
+        let environments = open(context).await?;
+        let deleted = environments.change(environment, Absent::Refuse, |opened| {
+            opened.delete(key).then_some(true).ok_or_else(|| missing(key, environment))
+        });
+        deleted.await?;
+        table::say(format!("secret {key} of environment file {environment} is deleted"));
+        Ok(())
+    }
+}
+
+impl Show {
+    async fn run(self, context: &Context) -> Result<()> {
+        let Named { key, environment } = &self.named;
+        if !self.reveal {
+            let rows = listed(context, Some(environment)).await?;
+            let row = rows.iter().find(|row| row.key == *key);
+            return table::show(row.ok_or_else(|| missing(key, environment))?, context.json);
+        }
+        if !io::stdout().is_terminal() {
+            let message = format!("the value of {key} is only shown on a terminal");
+            return Err(Error::new(ErrorKind::NotPermitted, message)
+                .with_hint("`atelier run -- COMMAND` gives it to a command"));
+        }
+        let opened = open(context).await?.open(environment).await?;
+        let value = opened.value(key).ok_or_else(|| missing(key, environment))?;
+        table::print(value.expose())?;
+        table::print(b"\n")
+    }
+}
+
+impl Rotate {
+    async fn run(self, context: &Context) -> Result<()> {
+        let name = &self.environment;
+        let environments = open(context).await?;
+        let rotate = |opened: &mut OpenEnvironment| opened.rotate().map(|()| true);
+        environments.change(name, Absent::Refuse, rotate).await?;
+        table::say(format!("environment file {name} is encrypted with a new key"));
+        Ok(())
+    }
+}
+
+async fn open(context: &Context) -> Result<Environments> {
+    let workspace = Workspace::open(&context.config).await?;
+    let project = workspace.project().await?;
+    let identities = Identities::load(&context.config.identity_file)?;
+    Ok(Environments { catalog: workspace.catalog.clone(), project, identities })
+}
+
+/// The names of secrets, for which no key is needed.
+async fn listed(context: &Context, environment: Option<&str>) -> Result<Vec<Listed>> {
+    let workspace = Workspace::open(&context.config).await?;
+    let project = workspace.project().await?;
+    let names = match environment {
+        Some(name) => vec![name.to_owned()],
+        None => {
+            let shown = workspace.catalog.resources(&project, Kind::Secret).await?;
+            shown.into_iter().map(|shown| shown.name).collect()
+        }
+    };
+    let mut rows = Vec::new();
+    for name in names {
+        let found = workspace.catalog.environment(&project, &name).await?;
+        let file = EnvironmentFile::parse(&name, &found.body)?;
+        rows.extend(file.keys().map(|key| Listed {
+            key: key.to_owned(),
+            environment: name.clone(),
+            modified: file.modified(),
+        }));
+    }
+    Ok(rows)
+}
+
+/// Reads a value from a prompt that doesn't show it, or from standard input.
+fn read_value(key: &str) -> Result<Value> {
+    let failed = || format!("the value of {key} can't be read");
+    if io::stdin().is_terminal() {
+        let typed = rpassword::prompt_password(format!("value of {key}: ")).context(failed)?;
+        return Ok(Value::new(typed.into_bytes()));
+    }
+    // Read without std's buffer, which nobody wipes, into one that never moves.
+    let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
+    let mut len = 0;
+    while len < bytes.len() {
+        match rustix::io::read(rustix::stdio::stdin(), &mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context(failed),
+        }
+    }
+    if len > MAX_FILE {
+        let message = format!("the value of {key} has more than 1 MiB");
+        return Err(Error::new(ErrorKind::FileTooLarge, message));
+    }
+    Ok(Value::new(bytes[..len].strip_suffix(b"\n").unwrap_or(&bytes[..len]).to_vec()))
+}
+
+fn missing(key: &str, environment: &str) -> Error {
+    let message = format!("environment file {environment} has no secret {key}");
+    Error::new(ErrorKind::NotFound, message)
+        .with_hint("`atelier secret list` shows those that are there")
+}
