@@ -14,7 +14,7 @@ use std::sync::Arc;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyPool, Transaction};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, IoContext, Result};
 
 mod access;
 mod community;
@@ -52,6 +52,19 @@ impl Catalog {
     pub async fn open(file: &Path, user: &str) -> Result<Self> {
         name::check_user(user)?;
         Ok(Self { pool: database::open(file).await?, user: user.into() })
+    }
+
+    /// Opens a catalogue that is there already.
+    ///
+    /// # Errors
+    /// `NotFound` when it isn't; otherwise as [`Catalog::open`].
+    pub async fn open_existing(file: &Path, user: &str) -> Result<Self> {
+        if !file.try_exists().context(|| format!("{} can't be looked at", file.display()))? {
+            let home = file.parent().unwrap_or(file).display();
+            return Err(Error::new(ErrorKind::NotFound, format!("{home} is no home of Atelier"))
+                .with_hint("`atelier init` makes it one"));
+        }
+        Self::open(file, user).await
     }
 
     /// The same catalogue, acting as another user.

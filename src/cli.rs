@@ -7,12 +7,22 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
+pub mod community;
 mod environment;
+pub mod init;
+pub mod member;
+pub mod org;
 pub mod outcome;
+mod place;
+pub mod project;
+pub mod publish;
+pub mod resources;
 pub mod run;
 pub mod secret;
 mod shield;
 pub mod table;
+pub mod use_project;
+pub mod whoami;
 
 /// Mounts a machine-learning project as a directory.
 #[derive(Debug, Parser)]
@@ -26,8 +36,24 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Init),
+    #[command(subcommand)]
+    Org(org::Org),
+    #[command(subcommand)]
+    Community(community::Community),
+    #[command(subcommand)]
+    Project(project::Project),
+    #[command(subcommand)]
+    Member(member::Member),
+    Use(use_project::UseProject),
+    Whoami(whoami::Whoami),
     #[command(subcommand)]
     Secret(secret::Secret),
+    Publish(publish::Publish),
+    Unpublish(publish::Unpublish),
+    Add(publish::Add),
+    Remove(publish::Remove),
+    Resources(resources::Resources),
     Run(run::Run),
 }
 
@@ -55,7 +81,19 @@ impl Cli {
 impl Command {
     async fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
+            Self::Init(command) => command.run(context).await,
+            Self::Org(command) => command.run(context).await,
+            Self::Community(command) => command.run(context).await,
+            Self::Project(command) => command.run(context).await,
+            Self::Member(command) => command.run(context).await,
+            Self::Use(command) => command.run(context).await,
+            Self::Whoami(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
+            Self::Publish(command) => command.run(context).await,
+            Self::Unpublish(command) => command.run(context).await,
+            Self::Add(command) => command.run(context).await,
+            Self::Remove(command) => command.run(context).await,
+            Self::Resources(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
         }
     }

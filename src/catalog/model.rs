@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::name::{CommunityName, ProjectName};
+use super::name::{CommunityName, ProjectName, Reference};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An opaque identifier that is never used twice.
@@ -57,8 +57,11 @@ macro_rules! words {
             fn from_str(word: &str) -> Result<Self> {
                 Self::ALL.iter().copied().find(|one| one.as_str() == word).ok_or_else(|| {
                     let known: Vec<_> = Self::ALL.iter().map(|one| one.as_str()).collect();
-                    Error::new(ErrorKind::InvalidInput, format!("\"{word}\" is no {}", $what))
-                        .with_hint(format!("one of {}", known.join(", ")))
+                    let known = known.join(", ");
+                    Error::new(
+                        ErrorKind::InvalidInput,
+                        format!("\"{word}\" is no {}: write one of {known}", $what),
+                    )
                 })
             }
         }
@@ -223,6 +226,16 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// How consumers name it.
+    pub fn reference(&self) -> Reference {
+        Reference {
+            community: self.owner.community.clone(),
+            project: self.owner.project.clone(),
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
+
     /// The name a checkpoint is pinned under, `pinned_name` in its spec.
     pub fn pinned_name(&self) -> Option<&str> {
         self.spec.get("pinned_name")?.as_str()

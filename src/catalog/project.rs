@@ -90,6 +90,21 @@ impl Catalog {
         self.find_project(&mut *self.read().await?, name, Role::Viewer).await
     }
 
+    /// The project of a name as it was typed, or else the one that the user chose.
+    ///
+    /// # Errors
+    /// As [`Catalog::project`]; `InvalidInput` when there is no name and none was chosen.
+    pub async fn project_or_selected(&self, name: Option<&str>) -> Result<Project> {
+        match name {
+            Some(name) => self.project(&name.parse()?).await,
+            None => self.selected_project().await?.ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, "no project is chosen").with_hint(
+                    "choose one with `atelier use ORG/COMMUNITY/PROJECT`, or name it with --project",
+                )
+            }),
+        }
+    }
+
     /// A project that the user may see, by its identifier.
     ///
     /// # Errors

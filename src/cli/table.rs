@@ -41,6 +41,16 @@ pub fn show<T: Row>(row: &T, json: bool) -> Result<()> {
     print(&table.into_inner().unwrap_or_default())
 }
 
+/// Prints what a command made, as JSON for programs; people were told in words.
+pub fn made<T: Row>(row: &T, json: bool) -> Result<()> {
+    if json { print_json(row) } else { Ok(()) }
+}
+
+/// A time as people read it, in UTC to the second.
+pub fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
 /// Prints bytes as they are.
 pub fn print(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();

@@ -1,0 +1,81 @@
+//! `atelier member`: who has which role where.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{Context, place, table};
+use crate::catalog::{Member as Found, Role, Scope};
+use crate::error::Result;
+
+/// Members of communities and projects, and their roles
+#[derive(Debug, Subcommand)]
+pub enum Member {
+    /// Grant a user a role, in place of the one that was granted before
+    Add {
+        /// Who
+        user: String,
+        /// viewer (sees names), developer (uses and makes), editor (deletes) or admin
+        #[arg(long)]
+        role: Role,
+        /// Where
+        #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
+        on: String,
+    },
+    /// List who has a role, by default on the project you chose
+    List {
+        /// Where
+        #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
+        on: Option<String>,
+    },
+    /// Take a user's role away; without the team of the organization he loses all others too
+    Remove {
+        /// Who
+        user: String,
+        /// Where
+        #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
+        on: String,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Line(Found);
+
+impl table::Row for Line {
+    const HEADER: &'static [&'static str] = &["USER", "ROLE", "FROM"];
+
+    fn cells(&self) -> Vec<String> {
+        let from = if self.0.inherited { "community" } else { "here" };
+        vec![self.0.user.clone(), self.0.role.to_string(), from.to_owned()]
+    }
+}
+
+impl Member {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
+        let catalog = context.catalog().await?;
+        match self {
+            Self::Add { user, role, on } => {
+                let on = place::scope(context, &catalog, &on).await?;
+                catalog.set_role(&user, role, &on).await?;
+                table::say(format!("{user} is {role} on {on}"));
+            }
+            Self::List { on } => {
+                let on = match on {
+                    Some(on) => place::scope(context, &catalog, &on).await?,
+                    None => Scope::Project(context.project(&catalog).await?.name),
+                };
+                let all: Vec<_> = catalog.members(&on).await?.into_iter().map(Line).collect();
+                table::list(&all, context.json)?;
+            }
+            Self::Remove { user, on } => {
+                let on = place::scope(context, &catalog, &on).await?;
+                catalog.remove_member(&user, &on).await?;
+                table::say(format!("{user} has no role of his own on {on} any more"));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

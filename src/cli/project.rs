@@ -1,0 +1,153 @@
+//! `atelier project`: work spaces.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::{Context, place, table};
+use crate::catalog::{Catalog, Project as Found, Role};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+
+/// Projects: files and resources that can be mounted
+#[derive(Debug, Subcommand)]
+pub enum Project {
+    /// Make a project; you become admin
+    Create {
+        /// Its name; without an organization it is made in the one at hand
+        #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
+        name: String,
+        /// What it is for
+        #[arg(long, default_value = "", hide_default_value = true)]
+        description: String,
+        /// How much its files may take, in GiB [default: no limit]
+        #[arg(long, value_name = "GIB")]
+        quota: Option<u32>,
+    },
+    /// List the projects you may see, in one community or everywhere
+    List {
+        /// The community
+        #[arg(value_name = "[ORG/]COMMUNITY")]
+        community: Option<String>,
+    },
+    /// Show one, by default the one you chose
+    Show {
+        /// Its name
+        #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
+        name: Option<String>,
+    },
+    /// Delete one that owns no resources
+    Delete {
+        /// Its name
+        #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
+        name: String,
+        /// Delete the files in its storage with it
+        #[arg(long)]
+        with_files: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    project: Found,
+    /// The role of who asks.
+    role: Option<Role>,
+}
+
+impl Line {
+    async fn new(catalog: &Catalog, project: Found) -> Result<Self> {
+        Ok(Self { role: catalog.role_on(&project).await?, project })
+    }
+}
+
+impl table::Row for Line {
+    const HEADER: &'static [&'static str] =
+        &["NAME", "YOUR ROLE", "QUOTA", "CREATOR", "CREATED", "DESCRIPTION"];
+
+    fn cells(&self) -> Vec<String> {
+        let Found { name, quota_gib, creator, created, description, .. } = &self.project;
+        vec![
+            name.to_string(),
+            self.role.map_or_else(|| "-".to_owned(), |role| role.to_string()),
+            quota_gib.map_or_else(|| "-".to_owned(), |quota| format!("{quota} GiB")),
+            creator.clone(),
+            table::time(*created),
+            description.clone(),
+        ]
+    }
+}
+
+impl Project {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
+        let catalog = context.catalog().await?;
+        match self {
+            Self::Create { name, description, quota } => {
+                let name = place::project(context, &catalog, &name).await?;
+                let made =
+                    catalog.create_project(&name.at(), &name.project, &description, quota).await?;
+                table::say(format!("project {name} made"));
+                if catalog.selected_project().await?.is_none() {
+                    catalog.select_project(&name).await?;
+                    table::say("commands work on it from now on; `atelier use` chooses another");
+                }
+                table::made(&Line::new(&catalog, made).await?, context.json)?;
+            }
+            Self::List { community } => {
+                let at = match community {
+                    Some(community) => Some(place::community(context, &catalog, &community).await?),
+                    None => None,
+                };
+                let mut all = Vec::new();
+                for project in catalog.projects(at.as_ref()).await? {
+                    all.push(Line::new(&catalog, project).await?);
+                }
+                table::list(&all, context.json)?;
+            }
+            Self::Show { name } => {
+                let found = match name {
+                    Some(name) => {
+                        catalog.project(&place::project(context, &catalog, &name).await?).await?
+                    }
+                    None => context.project(&catalog).await?,
+                };
+                table::show(&Line::new(&catalog, found).await?, context.json)?;
+            }
+            Self::Delete { name, with_files } => {
+                let name = place::project(context, &catalog, &name).await?;
+                let project = catalog.project(&name).await?;
+                let files = context.config.files_dir(project.id.as_str());
+                if !with_files && !is_empty(&files)? {
+                    return Err(Error::new(
+                        ErrorKind::ResourceBusy,
+                        format!("project {name} isn't empty: files/"),
+                    )
+                    .with_hint("--with-files deletes its files with it"));
+                }
+                catalog.delete_project(&name).await?;
+                remove(files.parent().unwrap_or(&files))?;
+                table::say(format!("project {name} deleted"));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn is_empty(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).context(|| format!("{} can't be read", dir.display())),
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("{} can't be deleted", dir.display())),
+    }
+}
