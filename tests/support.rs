@@ -1,5 +1,6 @@
 //! What several integration tests need.
 
+pub(crate) mod home;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod seaweed;

@@ -15,7 +15,8 @@ pub enum Member {
     /// Grant a user a role, in place of the one that was granted before
     Add {
         /// Who
-        user: String,
+        #[arg(value_name = "USER")]
+        member: String,
         /// viewer (sees names), developer (uses and makes), editor (deletes) or admin
         #[arg(long)]
         role: Role,
@@ -32,7 +33,8 @@ pub enum Member {
     /// Take a user's role away; without the team of the organization he loses all others too
     Remove {
         /// Who
-        user: String,
+        #[arg(value_name = "USER")]
+        member: String,
         /// Where
         #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
         on: String,
@@ -57,10 +59,10 @@ impl Member {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let catalog = context.catalog().await?;
         match self {
-            Self::Add { user, role, on } => {
+            Self::Add { member, role, on } => {
                 let on = place::scope(context, &catalog, &on).await?;
-                catalog.set_role(&user, role, &on).await?;
-                table::say(format!("{user} is {role} on {on}"));
+                catalog.set_role(&member, role, &on).await?;
+                table::say(format!("{member} is {role} on {on}"));
             }
             Self::List { on } => {
                 let on = match on {
@@ -70,10 +72,10 @@ impl Member {
                 let all: Vec<_> = catalog.members(&on).await?.into_iter().map(Line).collect();
                 table::list(&all, context.json)?;
             }
-            Self::Remove { user, on } => {
+            Self::Remove { member, on } => {
                 let on = place::scope(context, &catalog, &on).await?;
-                catalog.remove_member(&user, &on).await?;
-                table::say(format!("{user} has no role of his own on {on} any more"));
+                catalog.remove_member(&member, &on).await?;
+                table::say(format!("{member} has no role of his own on {on} any more"));
             }
         }
         Ok(ExitCode::SUCCESS)
