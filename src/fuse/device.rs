@@ -1,0 +1,196 @@
+//! The kernel's side: opening `/dev/fuse`, mounting and unmounting.
+//!
+//! fuser could do this, but it loses the errno, doesn't set the subtype as root, and when it ends
+//! unmounts whatever is at the mount point by then.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+
+use super::mounts::FILE_SYSTEM;
+use super::session::{Access, MountOptions};
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+
+/// The device through which the kernel asks.
+const DEVICE: &str = "/dev/fuse";
+
+/// The set-user-id program that mounts for users.
+const FUSERMOUNT: &str = "fusermount3";
+
+/// When a mount goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Now, or not at all while it is in use.
+    IfIdle,
+    /// Its name now, the rest when nobody uses it any more.
+    Lazily,
+}
+
+/// Mounts at a directory and returns the device by which the kernel asks.
+pub(super) fn mount(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    match mount_directly(mount_point, options) {
+        // A user may not mount, but fusermount3 may.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::NotPermitted | ErrorKind::PermissionDenied)
+                && !rustix::process::geteuid().is_root() =>
+        {
+            mount_for_user(mount_point, options)
+        }
+        other => other,
+    }
+}
+
+/// Whether each FUSE thread can have a device of its own.
+pub(super) fn can_clone() -> bool {
+    OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
+}
+
+/// Unmounts what is at an absolute path, without asking it.
+///
+/// # Errors
+/// `ResourceBusy` while it is in use; `InvalidInput` when nothing is mounted there.
+pub fn unmount(mount_point: &Path, how: Unmount) -> Result<()> {
+    let flags = match how {
+        Unmount::IfIdle => UnmountFlags::NOFOLLOW,
+        Unmount::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+    };
+    let result = rustix::mount::unmount(mount_point, flags);
+    if result == Err(Errno::PERM) {
+        return unmount_for_user(mount_point, how);
+    }
+    result.context(|| format!("{} can't be unmounted", mount_point.display()))
+}
+
+fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
+        Error::io(error, format!("{DEVICE} can't be opened")).with_hint(
+            "load the module with `modprobe fuse`; a container needs \
+             `--device /dev/fuse --cap-add SYS_ADMIN`",
+        )
+    })?;
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    if options.access != Access::Owner {
+        data.push_str(",allow_other");
+    }
+    let data = CString::new(data).map_err(|_| ErrorKind::InvalidInput)?;
+    let flags = options
+        .flags
+        .iter()
+        .fold(MountFlags::NOSUID | MountFlags::NODEV, |all, flag| all | flag.kernel_flag());
+    rustix::mount::mount(options.source.as_str(), mount_point, FILE_SYSTEM, flags, &*data)
+        .context(|| format!("{} can't be mounted on", mount_point.display()))?;
+    Ok(device.into())
+}
+
+/// Lets fusermount3 mount; it sends the device through a socket, see `fusermount3(1)`.
+fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut words =
+        vec![format!("fsname={source}"), "subtype=atelier".into(), "default_permissions".into()];
+    words.extend(["nosuid".into(), "nodev".into()]);
+    words.extend(options.flags.iter().map(|flag| flag.word().to_owned()));
+    if options.access != Access::Owner {
+        words.push("allow_other".into());
+    }
+    // The child inherits its end, so that one isn't closed on exec.
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::empty(),
+        None,
+    )
+    .context(|| "a socket for fusermount3 can't be made".to_owned())?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC)
+        .context(|| "a socket for fusermount3 can't be made".to_owned())?;
+    let child = Command::new(FUSERMOUNT)
+        .args(["-o", &words.join(","), "--"])
+        .arg(mount_point)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(no_fusermount)?;
+    drop(theirs);
+    let device = receive(&ours);
+    let output = child.wait_with_output().map_err(no_fusermount)?;
+    device.ok_or_else(|| {
+        let complaint = complaint(&output);
+        let error = Error::new(
+            ErrorKind::PermissionDenied,
+            format!("{} can't be mounted on: {complaint}", mount_point.display()),
+        );
+        if complaint.contains("user_allow_other") {
+            error.with_hint("the administrator may set user_allow_other in /etc/fuse.conf")
+        } else {
+            error
+        }
+    })
+}
+
+fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut devices) => devices.next(),
+        _ => None,
+    })
+}
+
+fn unmount_for_user(mount_point: &Path, how: Unmount) -> Result<()> {
+    let mut command = Command::new(FUSERMOUNT);
+    command.arg("-u");
+    if how == Unmount::Lazily {
+        command.arg("-z");
+    }
+    let output = command.arg("--").arg(mount_point).output().map_err(no_fusermount)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = complaint(&output);
+    let kind = if complaint.contains("busy") {
+        ErrorKind::ResourceBusy
+    } else {
+        ErrorKind::PermissionDenied
+    };
+    Err(Error::new(kind, format!("{} can't be unmounted: {complaint}", mount_point.display())))
+}
+
+/// What fusermount3 said, without its name before it.
+fn complaint(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().last().unwrap_or("it didn't say why").trim();
+    line.strip_prefix("fusermount3: ").unwrap_or(line).to_owned()
+}
+
+fn no_fusermount(error: std::io::Error) -> Error {
+    Error::io(error, "fusermount3, which mounts for users, can't be run")
+        .with_hint("install the package fuse3 (`apt install fuse3`, `dnf install fuse3`)")
+}
+
+/// Lets the kernel read further ahead than the 128 KiB it allows by itself, where we may say so.
+pub(super) fn read_ahead(device: &str, kib: u32) {
+    let file = Path::new("/sys/class/bdi").join(device).join("read_ahead_kb");
+    if let Err(error) = std::fs::write(&file, kib.to_string().as_bytes()) {
+        let file = file.as_os_str().as_bytes().escape_ascii().to_string();
+        tracing::debug!(file, %error, "the read-ahead stays as it is");
+    }
+}

@@ -1,0 +1,192 @@
+//! A mounted tree, from mount to unmount.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::mount::MountFlags;
+use tokio::runtime;
+use tokio::sync::watch;
+
+use super::device::{self, Unmount};
+use super::{Fuse, answer, mounts};
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::tree::{Owner, Tree};
+use crate::vfs::Vfs;
+
+/// How far the kernel reads ahead of a sequential reader, in KiB: one largest request.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// Who may use a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Only who mounted it.
+    #[default]
+    Owner,
+    /// Who mounted it, and root.
+    OwnerAndRoot,
+    /// Everybody, as far as modes and owners of the files allow.
+    All,
+}
+
+/// A flag of `mount(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// Nothing can be written.
+    ReadOnly,
+    /// No program can be executed.
+    NoExec,
+    /// Reading changes no time of last access.
+    NoAtime,
+    /// Every write is durable before it returns.
+    Sync,
+    /// Every change of a directory is durable before it returns.
+    DirSync,
+}
+
+impl Flag {
+    /// The word for `-o`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "ro",
+            Self::NoExec => "noexec",
+            Self::NoAtime => "noatime",
+            Self::Sync => "sync",
+            Self::DirSync => "dirsync",
+        }
+    }
+
+    pub(super) fn kernel_flag(self) -> MountFlags {
+        match self {
+            Self::ReadOnly => MountFlags::RDONLY,
+            Self::NoExec => MountFlags::NOEXEC,
+            Self::NoAtime => MountFlags::NOATIME,
+            Self::Sync => MountFlags::SYNCHRONOUS,
+            Self::DirSync => MountFlags::DIRSYNC,
+        }
+    }
+}
+
+/// How to mount. Set-user-id bits and device nodes never count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// What is mounted, as `/proc/mounts` shows it: `organization/community/project`.
+    pub source: String,
+    /// Who may use it.
+    pub access: Access,
+    /// Further flags.
+    pub flags: Vec<Flag>,
+}
+
+/// Mounts a tree at a directory; it answers when this returns.
+///
+/// Work that has to wait runs on the tokio runtime that this is called in.
+///
+/// # Errors
+/// `NotPermitted` and `PermissionDenied` when this user may not mount there; `NotFound` without
+/// `/dev/fuse`.
+pub fn mount(tree: Arc<dyn Tree>, mount_point: &Path, options: &MountOptions) -> Result<Session> {
+    let mount_point = mounts::absolute(mount_point)?;
+    let fuse = Fuse {
+        vfs: Arc::new(Vfs::new(tree)),
+        runtime: runtime::Handle::current(),
+        owner: Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        },
+    };
+    let device = device::mount(&mount_point, options)?;
+    // From here on the mount is taken away again when something fails.
+    let mounted = mounts::at(&mount_point)?.map(|mounted| mounted.device).unwrap_or_default();
+    let (ended, ending) = watch::channel(None);
+    let session = Session { mount_point, device: mounted, ending };
+    let started = fuser::Session::from_fd(fuse, device, acl(options.access), config())
+        .and_then(|fuser| {
+            thread::Builder::new().name("fuse".into()).spawn(move || {
+                let result = fuser.run();
+                let (answered, refused) = answer::counts();
+                tracing::info!(answered, refused, "the session ended");
+                ended.send_replace(Some(result.map_err(Arc::new)));
+            })
+        })
+        .context(|| format!("{} can't be served", session.mount_point.display()));
+    started?;
+    device::read_ahead(&session.device, READ_AHEAD_KIB);
+    Ok(session)
+}
+
+/// A mounted tree. Dropping it unmounts lazily.
+pub struct Session {
+    mount_point: PathBuf,
+    /// The mount's device number, which tells it from others at the same place.
+    device: String,
+    ending: watch::Receiver<Option<std::result::Result<(), Arc<io::Error>>>>,
+}
+
+impl Session {
+    /// Where it is mounted, as an absolute path.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Waits until it is unmounted, by whomever, and the last user is gone.
+    ///
+    /// # Errors
+    /// `Io` when a FUSE thread failed.
+    pub async fn wait(&self) -> Result<()> {
+        let mut ending = self.ending.clone();
+        let ended = ending.wait_for(Option::is_some).await;
+        match ended.as_deref() {
+            Ok(Some(Err(error))) => {
+                let message = format!("the mount at {} broke", self.mount_point.display());
+                Err(Error::new(ErrorKind::Io, message).with_source(Arc::clone(error)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is at its mount point still, perhaps below another mount.
+    pub fn is_mounted(&self) -> bool {
+        let ours = |mounted: &mounts::Mounted| {
+            mounted.device == self.device && mounted.mount_point == self.mount_point
+        };
+        mounts::all().is_ok_and(|all| all.iter().any(ours))
+    }
+
+    /// Unmounts it; one that isn't mounted any more is no error.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while it is in use, unless `how` is lazy.
+    pub fn unmount(&self, how: Unmount) -> Result<()> {
+        if self.is_mounted() { device::unmount(&self.mount_point, how) } else { Ok(()) }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.ending.borrow().is_none()
+            && let Err(error) = self.unmount(Unmount::Lazily)
+        {
+            tracing::warn!(?error, "the mount was left behind");
+        }
+    }
+}
+
+fn acl(access: Access) -> fuser::SessionACL {
+    match access {
+        Access::Owner => fuser::SessionACL::Owner,
+        Access::OwnerAndRoot => fuser::SessionACL::RootAndOwner,
+        Access::All => fuser::SessionACL::All,
+    }
+}
+
+fn config() -> fuser::Config {
+    let mut config = fuser::Config::default();
+    // Two at least, so that one short local read doesn't hold up everybody; more than eight only
+    // contend for the device.
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    config.n_threads = Some(threads.clamp(2, 8));
+    config.clone_fd = device::can_clone();
+    config
+}

@@ -1,0 +1,416 @@
+//! The table of nodes: which inode number stands for which name in which directory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::path::TreePath;
+use crate::tree::{Attr, FileType, Identity, RenameMode};
+
+/// The inode number of the root, as FUSE has it.
+pub const ROOT: u64 = 1;
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    /// The inode number of the directory.
+    pub(super) parent: u64,
+    /// The name in it.
+    pub(super) name: Arc<[u8]>,
+}
+
+impl Place {
+    pub(super) fn new(parent: u64, name: &[u8]) -> Self {
+        Self { parent, name: name.into() }
+    }
+}
+
+/// What the front end was told of a file and hasn't forgotten.
+///
+/// There may be a million of these, so it is small: no path, no attributes, and room for one name.
+struct Node {
+    names: Names,
+    identity: Option<Box<Identity>>,
+    /// How often the front end was told of it.
+    lookups: u64,
+    /// How many names lie in it.
+    children: u32,
+    file_type: FileType,
+}
+
+/// The names of a node: mostly one, none once it is unlinked, several for hard links.
+#[derive(Default)]
+struct Names {
+    latest: Option<Place>,
+    /// A box around the vector, since hardly any node has a second name.
+    #[allow(clippy::box_collection)]
+    others: Option<Box<Vec<Place>>>,
+}
+
+impl Names {
+    fn push(&mut self, place: Place) {
+        if let Some(before) = self.latest.replace(place) {
+            self.others.get_or_insert_default().push(before);
+        }
+    }
+
+    fn remove(&mut self, place: &Place) {
+        if self.latest.as_ref() == Some(place) {
+            self.latest = self.others.as_mut().and_then(|others| others.pop());
+        } else if let Some(others) = &mut self.others {
+            others.retain(|other| other != place);
+        }
+        if self.others.as_ref().is_some_and(|others| others.is_empty()) {
+            self.others = None;
+        }
+    }
+
+    /// Makes this the name by which the node is reached.
+    fn prefer(&mut self, place: &Place) {
+        if self.others.is_some() && self.latest.as_ref() != Some(place) {
+            self.remove(place);
+            self.push(place.clone());
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Place> {
+        self.latest.iter().chain(self.others.iter().flat_map(|others| others.iter()))
+    }
+}
+
+/// The nodes that the front end knows.
+pub(super) struct Nodes {
+    nodes: HashMap<u64, Node>,
+    by_name: HashMap<Place, u64>,
+    by_identity: HashMap<Identity, u64>,
+    /// Counts up for ever, so that no number is used twice.
+    next: u64,
+}
+
+impl Nodes {
+    pub(super) fn new() -> Self {
+        let root = Node {
+            names: Names::default(),
+            identity: None,
+            lookups: 1,
+            children: 0,
+            file_type: FileType::Directory,
+        };
+        Self {
+            nodes: HashMap::from([(ROOT, root)]),
+            by_name: HashMap::new(),
+            by_identity: HashMap::new(),
+            next: ROOT + 1,
+        }
+    }
+
+    /// Finds or makes the node that stands for what the tree has at this name, and counts a
+    /// lookup.
+    pub(super) fn enter(&mut self, parent: u64, name: &[u8], attr: &Attr) -> u64 {
+        let place = Place::new(parent, name);
+        let ino = match self.by_name.get(&place).copied() {
+            Some(ino) if self.stands_for(ino, attr) => ino,
+            other => {
+                if other.is_some() {
+                    self.detach(&place, false);
+                }
+                let ino = self.same_file(attr).unwrap_or_else(|| self.insert(attr));
+                self.attach(ino, place.clone());
+                ino
+            }
+        };
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups += 1;
+            node.names.prefer(&place);
+        }
+        ino
+    }
+
+    /// The node at this name, if there is one.
+    pub(super) fn at(&self, parent: u64, name: &[u8]) -> Option<u64> {
+        self.by_name.get(&Place::new(parent, name)).copied()
+    }
+
+    /// Whether attributes that the tree gave for a node's path are still those of the same file.
+    pub(super) fn stands_for(&self, ino: u64, attr: &Attr) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| {
+            ino == ROOT
+                || node.file_type == attr.file_type
+                    && node.identity.as_deref() == attr.identity.as_ref()
+        })
+    }
+
+    /// Takes back `count` lookups; a node that nothing needs any more is dropped.
+    pub(super) fn forget(&mut self, ino: u64, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.drop_unused(ino);
+    }
+
+    /// The path of a node by the name it was last looked up by; `None` once it has no name.
+    pub(super) fn path(&self, ino: u64) -> Option<TreePath> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != ROOT {
+            let place = self.nodes.get(&at)?.names.latest.as_ref()?;
+            names.push(&place.name[..]);
+            at = place.parent;
+        }
+        names.reverse();
+        TreePath::parse(names.join(&b'/')).ok()
+    }
+
+    /// The directory a node is in; the root is in itself.
+    pub(super) fn parent(&self, ino: u64) -> u64 {
+        let place = self.nodes.get(&ino).and_then(|node| node.names.latest.as_ref());
+        place.map_or(ROOT, |place| place.parent)
+    }
+
+    /// The directories that have a name of this node.
+    pub(super) fn parents(&self, ino: u64) -> Vec<u64> {
+        let names = self.nodes.get(&ino).into_iter().flat_map(|node| node.names.iter());
+        names.map(|place| place.parent).collect()
+    }
+
+    /// Takes a name off; the node lives on without it until it is forgotten.
+    ///
+    /// While the node is `open`, its file can't be mistaken for another one: the identity stays.
+    pub(super) fn unlink(&mut self, parent: u64, name: &[u8], open: bool) {
+        self.detach(&Place::new(parent, name), open);
+    }
+
+    /// Moves names as the tree just did; `open` tells whether the node that was at `to` is open.
+    pub(super) fn rename(&mut self, from: Place, to: Place, mode: RenameMode, open: bool) {
+        let (moved, replaced) = (self.by_name.get(&from).copied(), self.by_name.get(&to).copied());
+        if moved.is_some() && moved == replaced {
+            // Two names of one file: rename(2) does nothing then.
+            return;
+        }
+        match mode {
+            RenameMode::Exchange => {
+                if let Some(ino) = replaced {
+                    self.take_name(ino, &to);
+                    self.move_name(moved, &from, to);
+                    self.attach(ino, from);
+                } else {
+                    self.move_name(moved, &from, to);
+                }
+            }
+            RenameMode::Replace | RenameMode::NoReplace => {
+                self.detach(&to, open);
+                self.move_name(moved, &from, to);
+            }
+        }
+    }
+
+    /// Ends what keeps an identity of a nameless node: its last open file was closed.
+    pub(super) fn closed(&mut self, ino: u64) {
+        if self.nodes.get(&ino).is_some_and(|node| node.names.latest.is_none()) {
+            self.drop_identity(ino);
+        }
+    }
+
+    /// How many nodes are known, the root among them.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The known node of a file that can have several names.
+    ///
+    /// A directory has one name only, so it isn't searched: a bind mount would make a ring.
+    fn same_file(&self, attr: &Attr) -> Option<u64> {
+        let ino = *self.by_identity.get(attr.identity.as_ref()?)?;
+        (!attr.is_dir() && self.stands_for(ino, attr)).then_some(ino)
+    }
+
+    fn insert(&mut self, attr: &Attr) -> u64 {
+        let ino = self.next;
+        self.next += 1;
+        let node = Node {
+            names: Names::default(),
+            identity: attr.identity.map(Box::new),
+            lookups: 0,
+            children: 0,
+            file_type: attr.file_type,
+        };
+        self.nodes.insert(ino, node);
+        if let Some(identity) = attr.identity
+            && !attr.is_dir()
+        {
+            self.by_identity.insert(identity, ino);
+        }
+        ino
+    }
+
+    fn attach(&mut self, ino: u64, place: Place) {
+        if let Some(parent) = self.nodes.get_mut(&place.parent) {
+            parent.children += 1;
+        }
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.names.push(place.clone());
+        }
+        self.by_name.insert(place, ino);
+    }
+
+    fn detach(&mut self, place: &Place, keep_identity: bool) {
+        let Some(ino) = self.by_name.get(place).copied() else { return };
+        self.take_name(ino, place);
+        if self.nodes.get(&ino).is_some_and(|node| node.names.latest.is_none()) && !keep_identity {
+            self.drop_identity(ino);
+        }
+        self.drop_unused(ino);
+    }
+
+    fn move_name(&mut self, moved: Option<u64>, from: &Place, to: Place) {
+        if let Some(ino) = moved {
+            // Attached first: the directory that it leaves may be above the one it enters.
+            self.attach(ino, to);
+            self.take_name(ino, from);
+        }
+    }
+
+    fn take_name(&mut self, ino: u64, place: &Place) {
+        self.by_name.remove(place);
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.names.remove(place);
+        }
+        if let Some(parent) = self.nodes.get_mut(&place.parent) {
+            parent.children = parent.children.saturating_sub(1);
+        }
+        self.drop_unused(place.parent);
+    }
+
+    fn drop_identity(&mut self, ino: u64) {
+        let identity = self.nodes.get(&ino).and_then(|node| node.identity.as_deref());
+        if let Some(identity) = identity
+            && self.by_identity.get(identity) == Some(&ino)
+        {
+            self.by_identity.remove(identity);
+        }
+    }
+
+    /// Drops a node that nobody knows and nothing lies in, and so on upwards.
+    fn drop_unused(&mut self, ino: u64) {
+        let unused = |node: &Node| node.lookups == 0 && node.children == 0;
+        let mut waiting = vec![ino];
+        while let Some(ino) = waiting.pop() {
+            if ino == ROOT || !self.nodes.get(&ino).is_some_and(unused) {
+                continue;
+            }
+            self.drop_identity(ino);
+            let Some(node) = self.nodes.remove(&ino) else { continue };
+            for place in node.names.iter() {
+                self.by_name.remove(place);
+                if let Some(parent) = self.nodes.get_mut(&place.parent) {
+                    parent.children = parent.children.saturating_sub(1);
+                    waiting.push(place.parent);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn file() -> Attr {
+        Attr::file(0, SystemTime::UNIX_EPOCH, Duration::ZERO)
+    }
+
+    fn dir() -> Attr {
+        Attr::dir(SystemTime::UNIX_EPOCH, Duration::ZERO)
+    }
+
+    fn with_identity(inode: u64) -> Attr {
+        Attr { identity: Some(Identity { device: 1, inode }), ..file() }
+    }
+
+    fn path(nodes: &Nodes, ino: u64) -> String {
+        nodes.path(ino).map_or_else(|| "gone".to_owned(), |path| path.to_string())
+    }
+
+    #[test]
+    fn a_renamed_directory_carries_its_descendants() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &dir());
+        let b = nodes.enter(a, b"b", &dir());
+        let c = nodes.enter(b, b"c", &file());
+        nodes.rename(Place::new(ROOT, b"a"), Place::new(ROOT, b"z"), RenameMode::Replace, false);
+        assert_eq!(path(&nodes, c), "z/b/c");
+        assert_eq!(nodes.at(ROOT, b"a"), None);
+    }
+
+    #[test]
+    fn a_number_stays_while_it_is_known_and_is_never_used_again() {
+        let mut nodes = Nodes::new();
+        let first = nodes.enter(ROOT, b"a", &file());
+        assert_eq!(nodes.enter(ROOT, b"a", &file()), first);
+        nodes.forget(first, 1);
+        assert_eq!(nodes.at(ROOT, b"a"), Some(first));
+        nodes.forget(first, 1);
+        assert_eq!(nodes.at(ROOT, b"a"), None);
+        assert_ne!(nodes.enter(ROOT, b"a", &file()), first);
+    }
+
+    #[test]
+    fn a_directory_stays_while_something_lies_in_it() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &dir());
+        let b = nodes.enter(a, b"b", &file());
+        nodes.forget(a, 1);
+        assert_eq!(path(&nodes, b), "a/b");
+        nodes.forget(b, 1);
+        assert_eq!(nodes.len(), 1);
+    }
+
+    #[test]
+    fn names_of_one_file_share_a_node() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &with_identity(7));
+        assert_eq!(nodes.enter(ROOT, b"b", &with_identity(7)), a);
+        assert_eq!(path(&nodes, a), "b");
+        nodes.unlink(ROOT, b"b", false);
+        assert_eq!(path(&nodes, a), "a");
+        nodes.unlink(ROOT, b"a", false);
+        assert_eq!(path(&nodes, a), "gone");
+        assert_ne!(nodes.enter(ROOT, b"c", &with_identity(7)), a, "the inode was used again");
+    }
+
+    #[test]
+    fn another_file_at_the_same_name_is_another_node() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &with_identity(7));
+        let b = nodes.enter(ROOT, b"a", &with_identity(8));
+        assert_ne!(a, b);
+        assert_eq!(path(&nodes, a), "gone");
+        assert_ne!(nodes.enter(ROOT, b"a", &dir()), b);
+    }
+
+    #[test]
+    fn an_exchange_swaps_two_names() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &dir());
+        let b = nodes.enter(a, b"b", &file());
+        nodes.rename(Place::new(ROOT, b"x"), Place::new(a, b"b"), RenameMode::Exchange, false);
+        let x = nodes.enter(ROOT, b"x", &file());
+        let b = nodes.at(a, b"b").unwrap_or(b);
+        nodes.rename(Place::new(ROOT, b"x"), Place::new(a, b"b"), RenameMode::Exchange, false);
+        assert_eq!((path(&nodes, x), path(&nodes, b)), ("a/b".into(), "x".into()));
+    }
+
+    #[test]
+    fn a_name_that_is_replaced_leaves_its_node_without_one() {
+        let mut nodes = Nodes::new();
+        let a = nodes.enter(ROOT, b"a", &with_identity(1));
+        let b = nodes.enter(ROOT, b"b", &with_identity(2));
+        nodes.rename(Place::new(ROOT, b"a"), Place::new(ROOT, b"b"), RenameMode::Replace, true);
+        assert_eq!((path(&nodes, a), path(&nodes, b)), ("b".into(), "gone".into()));
+        assert_eq!(nodes.enter(ROOT, b"other", &with_identity(2)), b, "it is open, so the same");
+        nodes.unlink(ROOT, b"other", true);
+        nodes.closed(b);
+        assert_ne!(nodes.enter(ROOT, b"other", &with_identity(2)), b);
+    }
+}
