@@ -3,6 +3,7 @@
 mod catalog_contract;
 mod cli;
 mod floors;
+mod mount;
 mod object_contract;
 mod secrets;
 mod support;

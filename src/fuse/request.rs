@@ -1,10 +1,10 @@
 //! The numbers in a request, in the words of a tree.
 
-use fuser::{OpenAccMode, OpenFlags, RenameFlags};
+use fuser::{OpenAccMode, OpenFlags, RenameFlags, TimeOrNow};
 use rustix::fs::{OFlags, XattrFlags};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::tree::{FileType, OpenMode, RenameMode, SeekTo, XattrMode};
+use crate::tree::{FileType, OpenMode, RenameMode, SeekTo, SetTime, XattrMode};
 
 /// The `whence` of `lseek(2)` for the next data and the next hole.
 const SEEK_DATA: i32 = 3;
@@ -75,6 +75,14 @@ pub(super) fn seek_to(offset: i64, whence: i32) -> Result<(u64, SeekTo)> {
         Error::new(ErrorKind::NoSuchAddress, format!("offset {offset} is before the file"))
     })?;
     Ok((offset, to))
+}
+
+/// A time of `utimensat(2)`.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(time),
+    }
 }
 
 fn open_flags(flags: i32) -> OFlags {

@@ -10,7 +10,8 @@ use tokio::runtime;
 use tokio::sync::watch;
 
 use super::device::{self, Unmount};
-use super::{Fuse, answer, mounts};
+use super::dispatch::Fuse;
+use super::{answer, mounts};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::tree::{Owner, Tree};
 use crate::vfs::Vfs;

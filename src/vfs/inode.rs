@@ -394,10 +394,10 @@ mod tests {
         let mut nodes = Nodes::new();
         let a = nodes.enter(ROOT, b"a", &dir());
         let b = nodes.enter(a, b"b", &file());
+        let x = nodes.enter(ROOT, b"x", &dir());
+        let y = nodes.enter(x, b"y", &file());
         nodes.rename(Place::new(ROOT, b"x"), Place::new(a, b"b"), RenameMode::Exchange, false);
-        let x = nodes.enter(ROOT, b"x", &file());
-        let b = nodes.at(a, b"b").unwrap_or(b);
-        nodes.rename(Place::new(ROOT, b"x"), Place::new(a, b"b"), RenameMode::Exchange, false);
+        assert_eq!(path(&nodes, y), "a/b/y");
         assert_eq!((path(&nodes, x), path(&nodes, b)), ("a/b".into(), "x".into()));
     }
 

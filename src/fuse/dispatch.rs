@@ -1,0 +1,115 @@
+//! Where synchronous FUSE meets tokio: a request is polled once where it came in, then spawned.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use fuser::{InitFlags, KernelConfig, ReplyAttr, ReplyEntry, Request};
+use tokio::runtime;
+
+use super::answer::{Answer, Shown};
+use crate::error::Result;
+use crate::tree::{Attr, NewNode, Owner};
+use crate::vfs::{Known, Vfs};
+
+/// The largest read or write, in bytes: what 256 pages hold, the kernel's default limit.
+const MAX_REQUEST: u32 = 1 << 20;
+
+/// How many requests that nobody waits for, such as read-ahead, may be under way.
+///
+/// The kernel's default of 12 starves several streams of read-ahead from a remote store.
+const MAX_BACKGROUND: u16 = 128;
+
+/// The front end that fuser calls.
+pub(super) struct Fuse {
+    pub(super) vfs: Arc<Vfs>,
+    /// Runs what has to wait.
+    pub(super) runtime: runtime::Handle,
+    /// Whose a node is that has no owner of its own.
+    pub(super) owner: Owner,
+}
+
+impl Fuse {
+    /// Polls the work once here and spawns it when it has to wait.
+    ///
+    /// When it panics its reply is dropped, which answers `EIO`; the thread lives on.
+    pub(super) fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let _context = self.runtime.enter();
+        let mut work = Box::pin(work);
+        let mut context = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => drop(self.runtime.spawn(work)),
+            Err(_) => tracing::error!("a request panicked and was answered with EIO"),
+        }
+    }
+
+    /// Answers `operation` with what the work comes to.
+    pub(super) fn answer<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        reply: impl Answer<T> + Send + 'static,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) {
+        self.run(async move { reply.send(operation, work.await) });
+    }
+
+    /// The same with the node that the work found or made.
+    pub(super) fn answer_entry(
+        &self,
+        operation: &'static str,
+        reply: ReplyEntry,
+        work: impl Future<Output = Result<Known>> + Send + 'static,
+    ) {
+        let owner = self.owner;
+        let shown = async move { work.await.map(|known| Shown::of(&known, owner)) };
+        self.answer(operation, reply, shown);
+    }
+
+    /// The same with the attributes of a node.
+    pub(super) fn answer_attr(
+        &self,
+        operation: &'static str,
+        reply: ReplyAttr,
+        ino: u64,
+        work: impl Future<Output = Result<Attr>> + Send + 'static,
+    ) {
+        let owner = self.owner;
+        let shown = async move { work.await.map(|attr| Shown::new(ino, &attr, owner)) };
+        self.answer(operation, reply, shown);
+    }
+}
+
+/// Tells the kernel what we can do; it uses of it what it knows.
+pub(super) fn negotiate(config: &mut KernelConfig) {
+    let wanted = [
+        InitFlags::FUSE_ATOMIC_O_TRUNC,
+        InitFlags::FUSE_AUTO_INVAL_DATA,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ASYNC_DIO,
+        // Without it the kernel asks for security.capability before every write.
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    ];
+    for flag in wanted {
+        if config.add_capabilities(flag).is_err() {
+            tracing::debug!(?flag, "the kernel doesn't know that");
+        }
+    }
+    // Both are within fuser's bounds, so neither is refused.
+    let _ = config.set_max_write(MAX_REQUEST);
+    let _ = config.set_max_background(MAX_BACKGROUND);
+}
+
+/// What the caller wants to make. The kernel has taken the umask off, since `FUSE_DONT_MASK` isn't
+/// negotiated.
+pub(super) fn new_node(request: &Request, mode: u32) -> NewNode {
+    NewNode { mode: mode & 0o7777, owner: Owner { uid: request.uid(), gid: request.gid() } }
+}
+
+/// Whether a change of the bytes takes off set-user-id bits: for all but root, who has
+/// `CAP_FSETID`.
+pub(super) fn drops_privileges(request: &Request) -> bool {
+    request.uid() != 0
+}
