@@ -1,1 +1,222 @@
 //! Content-addressed bytes: frames in packs, and pages of metadata.
+//!
+//! A **frame** is the bytes of one small file or of one chunk of a larger one, named by its
+//! [`Id`]. Frames are stored together in **packs** ([`pack`] describes their format), objects
+//! that are never rewritten. Two areas keep data and metadata apart, since metadata is read more
+//! often and cut smaller.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::{Depth, ObjectStore, PutMode};
+
+mod codec;
+mod id;
+pub mod index;
+pub mod pack;
+mod read;
+pub mod recent;
+pub mod split;
+pub mod write;
+
+pub use codec::Codec;
+pub use id::Id;
+pub use pack::{Footer, Frame, Place, Stored};
+
+use index::Index;
+use recent::Recent;
+
+/// How many bytes of decompressed frames are kept: a reader comes back for the rest of a frame.
+const DECODED_BUDGET: usize = 32 << 20;
+
+/// How many bytes of footers are kept: about 400 packs of large files.
+const FOOTER_BUDGET: usize = 16 << 20;
+
+/// How many footers are read at the same time, for stores with latency.
+const FOOTERS_AT_ONCE: usize = 16;
+
+/// What the packs of an area hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// The bytes of files.
+    Data,
+    /// Pages and roots.
+    Meta,
+}
+
+impl Area {
+    /// What the keys of its objects begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Data => "packs/",
+            Self::Meta => "meta/",
+        }
+    }
+
+    /// The key of an object: two digits of its id keep directories short.
+    pub fn key(self, id: &Id) -> String {
+        let id = id.to_string();
+        format!("{}{}/{id}", self.prefix(), &id[..2])
+    }
+}
+
+/// Consecutive frames of a pack, which hold a piece of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run<P = Id> {
+    /// The pack.
+    pub pack: P,
+    /// The first frame, counted from 0.
+    pub first: u32,
+    /// How many frames.
+    pub count: u32,
+    /// Their bytes when decoded.
+    pub len: u64,
+}
+
+/// Reads frames out of the packs of a store. Clones share their caches.
+#[derive(Clone)]
+pub struct Packs(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn ObjectStore>,
+    decoded: Recent<Id, Bytes>,
+    footers: Recent<Id, Arc<Footer>>,
+}
+
+impl Packs {
+    /// Works on the packs in `store`.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let decoded = Recent::new(DECODED_BUDGET);
+        let footers = Recent::new(FOOTER_BUDGET);
+        Self(Arc::new(Shared { store, decoded, footers }))
+    }
+
+    /// The store behind the packs.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.0.store
+    }
+
+    /// Writes an object under the hash of its bytes; it is durable when this returns.
+    pub async fn put(&self, area: Area, id: &Id, bytes: Bytes) -> Result<()> {
+        self.0.store.put(&area.key(id), bytes, PutMode::Overwrite).await.map(|_| ())
+    }
+
+    /// Reads a whole object that isn't a pack and checks it against its id.
+    ///
+    /// # Errors
+    /// `NotFound`; `Damaged` when the bytes aren't what they were.
+    pub async fn object(&self, area: Area, id: &Id) -> Result<Bytes> {
+        let key = area.key(id);
+        let bytes = self.0.store.get(&key, 0..u64::MAX, None).await?;
+        if Id::of(&bytes) == *id {
+            Ok(bytes)
+        } else {
+            Err(damaged(&key, "its hash is another one"))
+        }
+    }
+
+    /// The footer of a data pack.
+    ///
+    /// # Errors
+    /// `Damaged` when the pack is missing or isn't one.
+    pub async fn footer(&self, pack: &Id) -> Result<Arc<Footer>> {
+        let load = async {
+            let footer = self.load_footer(Area::Data, pack).await?;
+            let weight = footer.weight();
+            Ok((Arc::new(footer), weight))
+        };
+        self.0.footers.get_or_load(*pack, load).await
+    }
+
+    /// All data frames in the store, for finding out what needn't be stored again.
+    ///
+    /// A pack that can't be understood is left out: nothing may come to depend on it.
+    pub async fn index(&self) -> Result<Index> {
+        let mut packs = Vec::new();
+        let mut pages = self.0.store.list(Area::Data.prefix(), Depth::All);
+        while let Some(page) = pages.try_next().await? {
+            let ids = page.objects.iter().filter_map(|object| {
+                let id: Id = object.key.rsplit('/').next()?.parse().ok()?;
+                (Area::Data.key(&id) == object.key).then_some((id, object.size))
+            });
+            packs.extend(ids);
+        }
+        let footers = packs.into_iter().map(|(id, size)| async move {
+            (id, self.load_footer_of(Area::Data, &id, size).await)
+        });
+        let mut footers = stream::iter(footers).buffered(FOOTERS_AT_ONCE);
+        let mut index = Index::default();
+        while let Some((id, footer)) = footers.next().await {
+            match footer {
+                Ok(footer) => index.add_pack(id, footer),
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    tracing::warn!("{error:?}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(index)
+    }
+
+    async fn load_footer(&self, area: Area, pack: &Id) -> Result<Footer> {
+        let meta = self.0.store.head(&area.key(pack)).await.map_err(missing_is_damage)?;
+        self.load_footer_of(area, pack, meta.size).await
+    }
+
+    async fn load_footer_of(&self, area: Area, pack: &Id, size: u64) -> Result<Footer> {
+        let key = area.key(pack);
+        let mut tail = self.get(&key, size.saturating_sub(Footer::PROBE_LEN)..size).await?;
+        let len = Footer::len_in(&tail).map_err(|what| damaged(&key, what))?;
+        if len > tail.len() as u64 {
+            tail = self.get(&key, size.saturating_sub(len)..size).await?;
+        }
+        Footer::parse(&tail, size).map_err(|what| damaged(&key, what))
+    }
+
+    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.0.store.get(key, range, None).await.map_err(missing_is_damage)
+    }
+}
+
+/// What a version needs and the store doesn't have is damage, not a file that isn't there.
+fn missing_is_damage(error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    Error::new(ErrorKind::Damaged, error.to_string())
+}
+
+fn damaged(key: &str, what: &str) -> Error {
+    Error::new(ErrorKind::Damaged, format!("{key} is damaged: {what}"))
+        .with_hint("`atelier dataset verify` tells which files are affected")
+}
+
+/// Turns the stored bytes of a frame into plain ones and checks them.
+fn decode(key: &str, place: &Place, id: &Id, stored: Bytes) -> Result<Bytes> {
+    let plain = place
+        .codec
+        .decode(stored, place.plain_len as usize)
+        .map_err(|error| damaged(key, "a frame can't be decoded").with_source(error))?;
+    if Id::of(&plain) == *id {
+        return Ok(plain);
+    }
+    Err(damaged(key, &format!("the frame at {} has another hash", place.offset)))
+}
+
+/// The bytes of `range`; `None` where they end before it does.
+fn slice(bytes: &Bytes, range: &Range<u64>) -> Option<Bytes> {
+    let start = usize::try_from(range.start).ok()?;
+    let end = usize::try_from(range.end).ok()?;
+    (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
+}
+
+impl fmt::Debug for Packs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Packs").field(&self.0.store).finish()
+    }
+}
