@@ -1,0 +1,207 @@
+//! The two ends of a capture: frames go into packs, entries into pages.
+
+use std::cmp::Ordering as Order;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::runtime::Handle;
+
+use super::Progress;
+use crate::chunk::index::{Index, Slot};
+use crate::chunk::pack::TARGET_LEN;
+use crate::chunk::write::PackWriter;
+use crate::chunk::{Area, Frame, Id, Packs, Place};
+use crate::error::Result;
+use crate::snapshot::format::{EncodedPage, Entry, Mtime, PageBuilder, PageRef, Root, Totals};
+use crate::snapshot::read::{Named, Version};
+
+/// A pack of pages is complete when it takes this much, in bytes.
+const META_TARGET_LEN: usize = 4 << 20;
+
+/// The frames that are stored already, and the packs that take new ones.
+pub(super) struct Frames {
+    index: Arc<RwLock<Index>>,
+    /// How many packs were there before; new ones are numbered from here.
+    known: usize,
+    writer: PackWriter,
+    progress: Arc<Progress>,
+}
+
+impl Frames {
+    pub(super) fn new(packs: &Packs, index: Arc<RwLock<Index>>, progress: Arc<Progress>) -> Self {
+        let known = index.read().unwrap_or_else(PoisonError::into_inner).known().len();
+        let writer = PackWriter::new(packs.clone(), Area::Data, TARGET_LEN, Handle::current());
+        Self { index, known, writer, progress }
+    }
+
+    pub(super) fn find(&self, id: &Id) -> Option<Slot> {
+        self.with_index(|index| index.find(id))
+    }
+
+    pub(super) fn holds(&self, slot: Slot, id: &Id) -> bool {
+        self.with_index(|index| index.holds(slot, id))
+    }
+
+    pub(super) fn place(&self, slot: Slot) -> Option<Place> {
+        self.with_index(|index| index.frame(slot).map(|frame| frame.place))
+    }
+
+    /// Stores a frame.
+    pub(super) fn add(&mut self, frame: &Frame) -> Result<Slot> {
+        let (pack, stored) = self.writer.add(frame)?;
+        self.progress.stored.store(self.writer.stored(), Ordering::Relaxed);
+        let pack = u32::try_from(self.known + pack).expect("there are fewer than 2^32 packs");
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(index.add_frame(pack, stored))
+    }
+
+    pub(super) fn count_reused(&self, len: u64) {
+        self.progress.reused.fetch_add(len, Ordering::Relaxed);
+    }
+
+    /// The id of a pack that is durable.
+    pub(super) fn pack(&self, number: u32) -> Option<Id> {
+        let number = number as usize;
+        match number.checked_sub(self.known) {
+            Some(new) => self.writer.durable().get(new).copied(),
+            None => self.with_index(|index| index.known().get(number).copied()),
+        }
+    }
+
+    /// Whether a pack was there before.
+    pub(super) fn knows(&self, pack: &Id) -> bool {
+        self.with_index(|index| index.knows(pack))
+    }
+
+    /// Waits until all frames are durable; returns how many bytes were stored.
+    pub(super) fn finish(&mut self) -> Result<u64> {
+        self.writer.finish()?;
+        Ok(self.writer.stored())
+    }
+
+    fn with_index<T>(&self, read: impl FnOnce(&Index) -> T) -> T {
+        read(&self.index.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Entries on their way into pages.
+pub(super) struct Pages {
+    packs: Packs,
+    runtime: Handle,
+    builder: PageBuilder,
+    writer: PackWriter,
+    /// Pages that the previous version has.
+    known: HashMap<Id, PageRef>,
+    /// The entries of the previous version from here on.
+    previous: Option<BoxStream<'static, Result<Named>>>,
+    next_previous: Option<Named>,
+    /// The pages so far, with the number of their pack where it isn't durable yet.
+    pages: Vec<(PageRef, Option<usize>)>,
+    totals: Totals,
+}
+
+impl Pages {
+    pub(super) fn new(packs: &Packs, previous: Option<&Version>) -> Self {
+        let runtime = Handle::current();
+        let known = previous.map_or(&[][..], Version::pages);
+        Self {
+            writer: PackWriter::new(packs.clone(), Area::Meta, META_TARGET_LEN, runtime.clone()),
+            packs: packs.clone(),
+            runtime,
+            builder: PageBuilder::default(),
+            known: known.iter().map(|page| (page.id, page.clone())).collect(),
+            previous: previous.map(Version::entries),
+            next_previous: None,
+            pages: Vec::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Adds the next entry, which must sort behind all earlier ones.
+    pub(super) fn push(
+        &mut self,
+        directory: &Bytes,
+        name: &Bytes,
+        mut entry: Entry,
+        frames: &Frames,
+    ) -> Result<()> {
+        if let Some(previous) = self.previous_of(directory, name)
+            && previous.content.is_same(&entry.content)
+            && previous.content.packs().iter().all(|pack| frames.knows(pack))
+        {
+            // What hasn't changed stays where it is, and so does the page that says so.
+            entry.content = previous.content;
+        }
+        self.totals.count(&entry.content);
+        if let Some(page) = self.builder.push(directory, name, &entry) {
+            self.store(page)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the last pages and then the root, and returns its id and the bytes it all takes.
+    pub(super) fn finish(mut self, mode: u32, mtime: Mtime) -> Result<(Id, Totals, u64)> {
+        if let Some(page) = self.builder.cut() {
+            self.store(page)?;
+        }
+        let durable = self.writer.finish()?.to_vec();
+        let pages = self.pages.into_iter().map(|(page, number)| match number {
+            Some(number) => PageRef { pack: durable[number], ..page },
+            None => page,
+        });
+        let root = Root { mode, mtime, totals: self.totals, pages: pages.collect() }.encode();
+        let id = Id::of(&root);
+        let stored = self.writer.stored() + root.len() as u64;
+        self.runtime.block_on(self.packs.put(Area::Meta, &id, root))?;
+        Ok((id, self.totals, stored))
+    }
+
+    fn store(&mut self, page: EncodedPage) -> Result<()> {
+        let id = Id::of(&page.bytes);
+        if let Some(known) = self.known.get(&id) {
+            self.pages.push((known.clone(), None));
+            return Ok(());
+        }
+        let (number, stored) = self.writer.add(&Frame::new(id, page.bytes))?;
+        let (first, place) = (page.first.into(), stored.place);
+        // The id stands in until the pack has one.
+        self.pages.push((PageRef { first, count: page.count, pack: id, place, id }, Some(number)));
+        Ok(())
+    }
+
+    /// What the previous version has at this path.
+    fn previous_of(&mut self, directory: &Bytes, name: &Bytes) -> Option<Entry> {
+        while let Some(previous) = &mut self.previous {
+            let next = match self.next_previous.take() {
+                Some(next) => next,
+                None => match self.runtime.block_on(previous.next()) {
+                    Some(Ok(next)) => next,
+                    Some(Err(error)) => {
+                        // Nothing new shall be built on what is damaged.
+                        tracing::warn!("the previous version isn't used: {error:?}");
+                        self.known.clear();
+                        self.previous = None;
+                        break;
+                    }
+                    None => {
+                        self.previous = None;
+                        break;
+                    }
+                },
+            };
+            match (&next.directory, &next.name).cmp(&(directory, name)) {
+                Order::Less => {}
+                Order::Equal => return Some(next.entry),
+                Order::Greater => {
+                    self.next_previous = Some(next);
+                    break;
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,237 @@
+//! Pages of entries.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::decode::{Decoder, Result};
+use super::{Content, Entry, encode};
+use crate::chunk::{Id, Run};
+
+const MAGIC: &[u8; 5] = b"ATPG\x01";
+
+/// Pages are cut so that they are this long on average, in bytes.
+const AVERAGE_LEN: u64 = 64 << 10;
+
+/// No page is cut before it has this length: a short one isn't worth a request.
+const LEAST_LEN: u64 = 16 << 10;
+
+/// A page of this length is cut, wherever it is.
+const MOST_LEN: u64 = 512 << 10;
+
+/// Entries that follow each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    directories: Vec<Bytes>,
+    records: Vec<Record>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    directory: usize,
+    name: Bytes,
+    entry: Entry,
+}
+
+impl Page {
+    /// Reads a page.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: Bytes) -> Result<Self> {
+        let mut decoder = Decoder::new(bytes, MAGIC)?;
+        let packs = decoder.list(Decoder::id)?;
+        let directories = decoder.list(Decoder::bytes)?;
+        let records = decoder.list(|decoder| record(decoder, &packs, directories.len()))?;
+        decoder.end()?;
+        let page = Self { directories, records };
+        let sorted = (1..page.len()).all(|at| page.key(at - 1) < page.key(at));
+        if sorted { Ok(page) } else { Err("its entries aren't sorted") }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The entry at a position: its directory, its name, and itself.
+    pub fn get(&self, at: usize) -> Option<(&Bytes, &Bytes, &Entry)> {
+        let record = self.records.get(at)?;
+        Some((&self.directories[record.directory], &record.name, &record.entry))
+    }
+
+    /// The position of an entry, or where it would be.
+    pub fn find(&self, directory: &[u8], name: &[u8]) -> std::result::Result<usize, usize> {
+        self.records.binary_search_by(|record| {
+            let key = (&self.directories[record.directory][..], &record.name[..]);
+            compare(key, (directory, name))
+        })
+    }
+
+    /// What it takes in memory, in bytes, given the length it was read from.
+    pub fn weight(&self, encoded_len: usize) -> usize {
+        encoded_len
+            + self.records.capacity() * size_of::<Record>()
+            + self.directories.capacity() * size_of::<Bytes>()
+    }
+
+    fn key(&self, at: usize) -> (&[u8], &[u8]) {
+        let record = &self.records[at];
+        (&self.directories[record.directory], &record.name)
+    }
+}
+
+/// The order of keys; that of the pairs, since NUL is less than any byte of a path.
+fn compare(one: (&[u8], &[u8]), two: (&[u8], &[u8])) -> Ordering {
+    one.cmp(&two)
+}
+
+fn record(decoder: &mut Decoder, packs: &[Id], directories: usize) -> Result<Record> {
+    let directory = index(decoder.u64()?, directories)?;
+    let name = decoder.bytes()?;
+    let kind = decoder.byte()?;
+    let (mode, mtime) = (decoder.mode()?, decoder.mtime()?);
+    let pack =
+        |decoder: &mut Decoder| -> Result<Id> { Ok(packs[index(decoder.u64()?, packs.len())?]) };
+    let content = match kind {
+        0 => Content::Directory,
+        1 => Content::Symlink(decoder.bytes()?),
+        2 => Content::Inline(decoder.bytes()?),
+        3 => Content::Frame { pack: pack(decoder)?, place: decoder.place()?, id: decoder.id()? },
+        4 => {
+            let (size, id) = (decoder.u64()?, decoder.id()?);
+            let runs = decoder.list(|decoder| {
+                let pack = pack(decoder)?;
+                Ok(Run { pack, first: decoder.u32()?, count: decoder.u32()?, len: decoder.u64()? })
+            })?;
+            let sum = runs.iter().try_fold(0_u64, |sum, run| sum.checked_add(run.len));
+            if sum != Some(size) {
+                return Err("a file's length isn't that of its parts");
+            }
+            Content::Runs { size, id, runs }
+        }
+        _ => return Err("an entry's kind is unknown"),
+    };
+    Ok(Record { directory, name, entry: Entry { mode, mtime, content } })
+}
+
+fn index(number: u64, len: usize) -> Result<usize> {
+    let index = usize::try_from(number).ok().filter(|index| *index < len);
+    index.ok_or("it refers to nothing")
+}
+
+/// About how long an entry is, in bytes, wherever it stands.
+fn typical_len(name: &[u8], entry: &Entry) -> u64 {
+    let content = match &entry.content {
+        Content::Directory => 0,
+        Content::Symlink(bytes) | Content::Inline(bytes) => bytes.len(),
+        Content::Frame { .. } => Id::LEN + 12,
+        Content::Runs { runs, .. } => Id::LEN + 8 + 12 * runs.len(),
+    };
+    (name.len() + 16 + content) as u64
+}
+
+/// Collects sorted entries and cuts them into pages at places that the entries choose.
+#[derive(Debug, Default)]
+pub struct PageBuilder {
+    packs: Vec<Id>,
+    pack_numbers: HashMap<Id, u64>,
+    directories: Vec<Bytes>,
+    records: Vec<u8>,
+    count: u64,
+    first: Option<Vec<u8>>,
+}
+
+/// A page that is ready to be stored.
+#[derive(Debug)]
+pub struct EncodedPage {
+    /// The key of its first entry.
+    pub first: Vec<u8>,
+    /// How many entries it has.
+    pub count: u64,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+impl PageBuilder {
+    /// Adds the next entry; returns the page that ends with it, if one does.
+    pub fn push(&mut self, directory: &Bytes, name: &[u8], entry: &Entry) -> Option<EncodedPage> {
+        let key = [directory, &b"\0"[..], name].concat();
+        if self.directories.last() != Some(directory) {
+            self.directories.push(directory.clone());
+        }
+        encode::number(&mut self.records, self.directories.len() as u64 - 1);
+        encode::bytes(&mut self.records, name);
+        self.entry(entry);
+        self.count += 1;
+        // Whether an entry ends its page is its own choice, so that a change elsewhere moves no
+        // end. The chance is in proportion to its length.
+        let draw = u64::from_le_bytes(*Id::of(&key).as_bytes().first_chunk().unwrap_or(&[0; 8]));
+        let chosen = draw % AVERAGE_LEN < typical_len(name, entry);
+        let total = self.records.len() as u64;
+        self.first.get_or_insert(key);
+        ((chosen && total >= LEAST_LEN) || total >= MOST_LEN).then(|| self.cut()).flatten()
+    }
+
+    /// Ends the last page, if there is one.
+    pub fn cut(&mut self) -> Option<EncodedPage> {
+        let page = std::mem::take(self);
+        let mut out = MAGIC.to_vec();
+        encode::number(&mut out, page.packs.len() as u64);
+        page.packs.iter().for_each(|pack| encode::id(&mut out, pack));
+        encode::number(&mut out, page.directories.len() as u64);
+        page.directories.iter().for_each(|directory| encode::bytes(&mut out, directory));
+        encode::number(&mut out, page.count);
+        out.extend_from_slice(&page.records);
+        Some(EncodedPage { first: page.first?, count: page.count, bytes: out.into() })
+    }
+
+    fn entry(&mut self, Entry { mode, mtime, content }: &Entry) {
+        self.records.push(match content {
+            Content::Directory => 0,
+            Content::Symlink(_) => 1,
+            Content::Inline(_) => 2,
+            Content::Frame { .. } => 3,
+            Content::Runs { .. } => 4,
+        });
+        encode::number(&mut self.records, *mode);
+        encode::mtime(&mut self.records, *mtime);
+        match content {
+            Content::Directory => {}
+            Content::Symlink(bytes) | Content::Inline(bytes) => {
+                encode::bytes(&mut self.records, bytes);
+            }
+            Content::Frame { pack, place, id } => {
+                self.pack(pack);
+                encode::place(&mut self.records, place);
+                encode::id(&mut self.records, id);
+            }
+            Content::Runs { size, id, runs } => {
+                encode::number(&mut self.records, *size);
+                encode::id(&mut self.records, id);
+                encode::number(&mut self.records, runs.len() as u64);
+                for run in runs {
+                    self.pack(&run.pack);
+                    encode::number(&mut self.records, run.first);
+                    encode::number(&mut self.records, run.count);
+                    encode::number(&mut self.records, run.len);
+                }
+            }
+        }
+    }
+
+    fn pack(&mut self, pack: &Id) {
+        let next = self.packs.len() as u64;
+        let number = *self.pack_numbers.entry(*pack).or_insert_with(|| {
+            self.packs.push(*pack);
+            next
+        });
+        encode::number(&mut self.records, number);
+    }
+}

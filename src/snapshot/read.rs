@@ -1,0 +1,244 @@
+//! Reads a version: entries by path, directories by name, files by range.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use super::format::{Content, Entry, Page, PageRef, Root, Totals};
+use crate::chunk::recent::Recent;
+use crate::chunk::{Area, Id, Packs};
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::TreePath;
+
+/// How many bytes of pages a version keeps: those of about 200,000 entries.
+const PAGES_BUDGET: usize = 32 << 20;
+
+/// A version that can be read. Clones share what was read.
+#[derive(Clone)]
+pub struct Version(Arc<Shared>);
+
+struct Shared {
+    packs: Packs,
+    id: Id,
+    root: Root,
+    pages: Recent<Id, Arc<Page>>,
+}
+
+/// An entry with its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The path of the directory it is in.
+    pub directory: Bytes,
+    /// Its name.
+    pub name: Bytes,
+    /// What it is.
+    pub entry: Entry,
+}
+
+impl Version {
+    /// Opens the version whose root is `id`; its pages are read when they are needed.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such root; `Damaged` when it isn't what it was.
+    pub async fn open(packs: Packs, id: Id) -> Result<Self> {
+        let root = packs.object(Area::Meta, &id).await?;
+        let root = Root::decode(root).map_err(|what| {
+            let key = Area::Meta.key(&id);
+            Error::new(ErrorKind::Damaged, format!("the root {key} can't be read: {what}"))
+        })?;
+        Ok(Self(Arc::new(Shared { packs, id, root, pages: Recent::new(PAGES_BUDGET) })))
+    }
+
+    /// The hash of the root, which names the version.
+    pub fn id(&self) -> Id {
+        self.0.id
+    }
+
+    /// What it holds.
+    pub fn totals(&self) -> Totals {
+        self.0.root.totals
+    }
+
+    /// The store it is in.
+    pub fn packs(&self) -> &Packs {
+        &self.0.packs
+    }
+
+    /// Its pages, in order.
+    pub(super) fn pages(&self) -> &[PageRef] {
+        &self.0.root.pages
+    }
+
+    /// The entry at `path`.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotADirectory` when a name on the way isn't one; `Damaged`.
+    pub async fn entry(&self, path: &TreePath) -> Result<Entry> {
+        if let Some(entry) = self.look_up(path).await? {
+            return Ok(entry);
+        }
+        let mut above = path.parent();
+        while let Some(directory) = above {
+            if let Some(entry) = self.look_up(&directory).await? {
+                expect_directory(&directory, &entry)?;
+                break;
+            }
+            above = directory.parent();
+        }
+        Err(Error::new(ErrorKind::NotFound, format!("{path} isn't there")))
+    }
+
+    /// The entries of a directory, sorted by name.
+    ///
+    /// # Errors
+    /// As items of the stream: `NotFound`, `NotADirectory`, `Damaged`.
+    pub fn list(&self, directory: &TreePath) -> BoxStream<'static, Result<Named>> {
+        let (version, directory) = (self.clone(), directory.clone());
+        let checked = async move {
+            expect_directory(&directory, &version.entry(&directory).await?)?;
+            let dir = Bytes::copy_from_slice(directory.as_bytes());
+            let named = version.entries_from(&dir, b"");
+            Ok(named.take_while(move |item| {
+                let inside = item.as_ref().map_or(true, |named| named.directory == dir);
+                std::future::ready(inside)
+            }))
+        };
+        stream::once(checked)
+            .map(|list| match list {
+                Ok(list) => list.boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            })
+            .flatten()
+            .boxed()
+    }
+
+    /// All entries, sorted by the path of their directory and then by name.
+    pub fn entries(&self) -> BoxStream<'static, Result<Named>> {
+        self.entries_from(b"", b"")
+    }
+
+    /// Reads `range` of the file at `path`; shorter only where the file ends.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`, `IsADirectory`, `InvalidInput` for a link; `Damaged`.
+    pub async fn read(&self, path: &TreePath, range: Range<u64>) -> Result<Bytes> {
+        self.read_content(&self.entry(path).await?.content, range).await
+    }
+
+    /// Reads `range` of the bytes of a file's content; shorter only where the file ends.
+    ///
+    /// # Errors
+    /// `IsADirectory`, `InvalidInput` for a link; `Damaged`.
+    pub async fn read_content(&self, content: &Content, range: Range<u64>) -> Result<Bytes> {
+        let range = range.start.min(content.len())..range.end.min(content.len());
+        match content {
+            Content::Directory => {
+                Err(Error::new(ErrorKind::IsADirectory, "a directory has no bytes"))
+            }
+            Content::Symlink(_) => {
+                Err(Error::new(ErrorKind::InvalidInput, "a symbolic link has no bytes to read"))
+            }
+            _ if range.is_empty() => Ok(Bytes::new()),
+            Content::Inline(bytes) => Ok(slice(bytes, &range)),
+            Content::Frame { pack, place, id } => self.0.packs.read(pack, place, id, range).await,
+            Content::Runs { runs, .. } => {
+                let mut pieces = Vec::new();
+                let mut start = 0;
+                for run in runs {
+                    let wanted = range.start.saturating_sub(start).min(run.len)
+                        ..range.end.saturating_sub(start).min(run.len);
+                    start += run.len;
+                    if !wanted.is_empty() {
+                        pieces.extend(self.0.packs.read_run(run, wanted).await?);
+                    }
+                }
+                Ok(joined(pieces))
+            }
+        }
+    }
+
+    /// A page, from memory or the store.
+    pub(super) async fn page(&self, at: &PageRef) -> Result<Arc<Page>> {
+        let load = async {
+            let bytes = self.0.packs.frame(Area::Meta, &at.pack, &at.place, &at.id).await?;
+            let len = bytes.len();
+            let page = Page::decode(bytes).map_err(|what| {
+                let key = Area::Meta.key(&at.pack);
+                let message = format!("a page in {key} can't be read: {what}");
+                Error::new(ErrorKind::Damaged, message)
+            })?;
+            let weight = page.weight(len);
+            Ok((Arc::new(page), weight))
+        };
+        self.0.pages.get_or_load(at.id, load).await
+    }
+
+    async fn look_up(&self, path: &TreePath) -> Result<Option<Entry>> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            let Root { mode, mtime, .. } = self.0.root;
+            return Ok(Some(Entry { mode, mtime, content: Content::Directory }));
+        };
+        let Some(page) = self.page_number(parent.as_bytes(), name) else { return Ok(None) };
+        let page = self.page(&self.pages()[page]).await?;
+        let found = page.find(parent.as_bytes(), name).ok();
+        Ok(found.and_then(|at| page.get(at)).map(|(_, _, entry)| entry.clone()))
+    }
+
+    /// The page that has the entry, if any has.
+    fn page_number(&self, directory: &[u8], name: &[u8]) -> Option<usize> {
+        let key = [directory, b"\0", name].concat();
+        self.pages().partition_point(|page| page.first <= key).checked_sub(1)
+    }
+
+    /// The entries from a key on, in order.
+    fn entries_from(&self, directory: &[u8], name: &[u8]) -> BoxStream<'static, Result<Named>> {
+        let start = self.page_number(directory, name).unwrap_or(0);
+        let key = (directory.to_vec(), name.to_vec());
+        let version = self.clone();
+        let pages = stream::iter(start..self.pages().len()).then(move |number| {
+            let version = version.clone();
+            async move { version.page(&version.pages()[number]).await }
+        });
+        pages
+            .map(move |page| match page {
+                Ok(page) => {
+                    let from = page.find(&key.0, &key.1).unwrap_or_else(|at| at);
+                    stream::iter((from..page.len()).filter_map(move |at| named(&page, at))).boxed()
+                }
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            })
+            .flatten()
+            .boxed()
+    }
+}
+
+fn named(page: &Page, at: usize) -> Option<Result<Named>> {
+    let (directory, name, entry) = page.get(at)?;
+    let (directory, name) = (directory.clone(), name.clone());
+    Some(Ok(Named { directory, name, entry: entry.clone() }))
+}
+
+fn expect_directory(path: &TreePath, entry: &Entry) -> Result<()> {
+    if entry.content == Content::Directory {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotADirectory, format!("{path} isn't a directory")))
+}
+
+fn slice(bytes: &Bytes, range: &Range<u64>) -> Bytes {
+    let len = bytes.len();
+    let at = |offset| usize::try_from(offset).unwrap_or(len).min(len);
+    bytes.slice(at(range.start)..at(range.end))
+}
+
+/// One piece as it is, several ones copied together.
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    whole.freeze()
+}

@@ -1,0 +1,104 @@
+//! A version as a tree: read-only, and for ever the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+
+use super::{Attr, Entry, File, OpenMode, PageCache, Tree, read_only};
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::TreePath;
+use crate::snapshot::{self, Content, Version};
+
+/// How long answers may be cached: nothing ever changes.
+const TTL: Duration = Duration::from_hours(24 * 365);
+
+/// The tree of a version.
+pub struct SnapshotTree {
+    version: Version,
+}
+
+impl SnapshotTree {
+    /// Serves `version`.
+    pub fn new(version: Version) -> Self {
+        Self { version }
+    }
+
+    /// The version that is served.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+}
+
+#[async_trait]
+impl Tree for SnapshotTree {
+    async fn stat(&self, path: &TreePath) -> Result<Attr> {
+        Ok(attr_of(&self.version.entry(path).await?))
+    }
+
+    fn list(&self, dir: &TreePath) -> BoxStream<'static, Result<Entry>> {
+        let named = self.version.list(dir);
+        named.map(|named| named.map(|named| Entry { attr: attr_of(&named.entry), name: named.name })).boxed()
+    }
+
+    async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
+        let entry = self.version.entry(path).await?;
+        match entry.content {
+            Content::Directory => {
+                Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")))
+            }
+            Content::Symlink(_) => {
+                Err(Error::new(ErrorKind::FilesystemLoop, format!("{path} is a symbolic link")))
+            }
+            _ if mode.writes() => Err(read_only()),
+            _ => Ok(Arc::new(SnapshotFile { version: self.version.clone(), entry })),
+        }
+    }
+
+    async fn read_link(&self, path: &TreePath) -> Result<Bytes> {
+        match self.version.entry(path).await?.content {
+            Content::Symlink(target) => Ok(target),
+            _ => {
+                let message = format!("{path} isn't a symbolic link");
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+        }
+    }
+}
+
+/// A file of a version.
+struct SnapshotFile {
+    version: Version,
+    entry: snapshot::Entry,
+}
+
+#[async_trait]
+impl File for SnapshotFile {
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let range = offset..offset.saturating_add(len as u64);
+        self.version.read_content(&self.entry.content, range).await
+    }
+
+    async fn stat(&self) -> Result<Attr> {
+        Ok(attr_of(&self.entry))
+    }
+
+    fn page_cache(&self) -> PageCache {
+        PageCache::Keep
+    }
+}
+
+/// What the kernel is told: readable by all, writable by none, executable as it was captured.
+fn attr_of(entry: &snapshot::Entry) -> Attr {
+    let (size, mtime) = (entry.content.len(), entry.mtime.to_system());
+    match entry.content {
+        Content::Directory => Attr::directory(mtime, TTL),
+        Content::Symlink(_) => Attr::symlink(size, mtime, TTL),
+        Content::Inline(_) | Content::Frame { .. } | Content::Runs { .. } => {
+            Attr { mode: 0o444 | (entry.mode & 0o111), ..Attr::file(size, mtime, TTL) }
+        }
+    }
+}
+
