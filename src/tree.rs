@@ -19,6 +19,7 @@ pub mod local;
 pub mod memory;
 pub mod namespace;
 pub mod secrets;
+pub mod snapshot;
 
 /// A directory tree that can be mounted.
 ///

@@ -6,5 +6,6 @@ mod floors;
 mod mount;
 mod object_contract;
 mod secrets;
+mod snapshot;
 mod support;
 mod tree_contract;

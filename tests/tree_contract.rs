@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
+use atelier::chunk::Packs;
 use atelier::error::{ErrorKind, Result};
+use atelier::object::memory::MemoryStore;
 use atelier::path::TreePath;
+use atelier::snapshot::{Capture, Version};
 use atelier::tree::local::LocalTree;
 use atelier::tree::memory::MemoryTree;
+use atelier::tree::snapshot::SnapshotTree;
 use atelier::tree::{Attr, Entry, NewNode, OpenMode, Owner, Tree};
 use futures_util::TryStreamExt as _;
 
@@ -51,6 +55,19 @@ async fn a_tree_in_memory_reads() {
 #[tokio::test]
 async fn a_tree_in_memory_writes() {
     writes(Arc::new(MemoryTree::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_reads_and_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    sample(dir.path(), Holds::EVERYTHING);
+    let packs = Packs::new(Arc::new(MemoryStore::new()));
+    let captured =
+        Capture::new().directory(TreePath::root(), dir.path()).run(&packs).await.unwrap();
+    let version = Version::open(packs, captured.root).await.unwrap();
+    let tree = Arc::new(SnapshotTree::new(version));
+    reads(tree.clone(), Holds::EVERYTHING).await;
+    refuses(tree).await;
 }
 
 /// The smallest read-only tree: three operations, and the defaults for the rest.

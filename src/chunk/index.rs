@@ -1,6 +1,6 @@
 //! Which frames a store holds, so that nothing is stored twice; rebuilt from the packs' footers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::{Footer, Id, Stored};
@@ -9,7 +9,7 @@ use super::{Footer, Id, Stored};
 #[derive(Default)]
 pub struct Index {
     known: Vec<Id>,
-    in_store: HashSet<Id>,
+    numbers: HashMap<Id, u32>,
     frames: Vec<Vec<Stored>>,
     /// By eight bytes of the id. Two ids that share them are told apart by `frames`; the second
     /// one isn't found and is stored once more.
@@ -38,7 +38,7 @@ impl Index {
     pub fn add_pack(&mut self, id: Id, footer: Footer) {
         let pack = number(self.known.len());
         self.known.push(id);
-        self.in_store.insert(id);
+        self.numbers.insert(id, pack);
         for frame in footer.frames() {
             self.add_frame(pack, *frame);
         }
@@ -62,9 +62,9 @@ impl Index {
         &self.known
     }
 
-    /// Whether a pack is in the store.
-    pub fn knows(&self, pack: &Id) -> bool {
-        self.in_store.contains(pack)
+    /// The number of a pack that is in the store.
+    pub fn number_of(&self, pack: &Id) -> Option<u32> {
+        self.numbers.get(pack).copied()
     }
 
     /// Where a frame is.

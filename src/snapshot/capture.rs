@@ -15,6 +15,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::format::{Content, Entry, Mtime, Totals};
@@ -167,6 +168,7 @@ impl Capture {
                 window: VecDeque::new(),
                 waiting: VecDeque::new(),
                 skipped: Vec::new(),
+                previous,
                 progress: &progress,
             };
             // Dropping the sender, whatever happens, lets the readers end.
@@ -194,6 +196,7 @@ struct Assembly<'a> {
     /// Entries whose packs aren't durable yet, in order.
     waiting: VecDeque<(Bytes, Bytes, Entry<u32>)>,
     skipped: Vec<Skipped>,
+    previous: Option<Version>,
     progress: &'a Progress,
 }
 
@@ -263,21 +266,26 @@ impl Assembly<'_> {
         name: &Bytes,
         parts: &Receiver<Part>,
     ) -> Result<Option<Entry<u32>>> {
-        let (mut content, mut layout) = (None, Layout::new());
+        let (mut content, mut layout) = (None, None);
         loop {
             match parts.recv() {
                 Ok(Part::Inline(bytes)) => content = Some(Content::Inline(bytes)),
                 Ok(Part::Whole(piece)) => content = Some(self.whole(piece)?),
-                Ok(Part::Chunk(piece)) => layout.push(piece, &mut self.frames)?,
-                Ok(Part::Again) => (content, layout) = (None, Layout::new()),
+                Ok(Part::Chunk(piece)) => match &mut layout {
+                    Some(layout) => layout,
+                    None => layout.insert(self.layout(directory, name)),
+                }
+                .push(piece, &mut self.frames)?,
+                Ok(Part::Again) => (content, layout) = (None, None),
                 Ok(Part::Done { mode, mtime, settled }) => {
                     if !settled {
                         let reason = "it kept changing while it was read".to_owned();
                         self.skip(directory, name, reason)?;
                     }
-                    let content = match content {
-                        Some(content) => content,
-                        None => layout.finish(&mut self.frames)?,
+                    let content = match (content, layout) {
+                        (Some(content), _) => content,
+                        (None, Some(layout)) => layout.finish(&mut self.frames)?,
+                        (None, None) => Content::Inline(Bytes::new()),
                     };
                     return Ok(Some(Entry { mode, mtime, content }));
                 }
@@ -288,6 +296,16 @@ impl Assembly<'_> {
                 Err(_) => return Err(Error::new(ErrorKind::Io, "a thread that reads files ended")),
             }
         }
+    }
+
+    fn layout(&self, directory: &Bytes, name: &Bytes) -> Layout {
+        let previous = self.previous.as_ref().and_then(|previous| {
+            let path =
+                TreePath::parse(directory).and_then(|directory| directory.join(name)).ok()?;
+            // One that is damaged or gone is of no use, and no reason to stop.
+            Handle::current().block_on(previous.entry(&path)).ok()
+        });
+        Layout::new(previous.map(|entry| entry.content), &self.frames)
     }
 
     fn whole(&mut self, piece: read::Piece) -> Result<Content<u32>> {

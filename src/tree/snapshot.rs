@@ -40,7 +40,9 @@ impl Tree for SnapshotTree {
 
     fn list(&self, dir: &TreePath) -> BoxStream<'static, Result<Entry>> {
         let named = self.version.list(dir);
-        named.map(|named| named.map(|named| Entry { attr: attr_of(&named.entry), name: named.name })).boxed()
+        named
+            .map(|named| named.map(|named| Entry { attr: attr_of(&named.entry), name: named.name }))
+            .boxed()
     }
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
@@ -94,11 +96,10 @@ impl File for SnapshotFile {
 fn attr_of(entry: &snapshot::Entry) -> Attr {
     let (size, mtime) = (entry.content.len(), entry.mtime.to_system());
     match entry.content {
-        Content::Directory => Attr::directory(mtime, TTL),
+        Content::Directory => Attr::dir(mtime, TTL),
         Content::Symlink(_) => Attr::symlink(size, mtime, TTL),
         Content::Inline(_) | Content::Frame { .. } | Content::Runs { .. } => {
             Attr { mode: 0o444 | (entry.mode & 0o111), ..Attr::file(size, mtime, TTL) }
         }
     }
 }
-

@@ -23,12 +23,34 @@ pub(super) struct Layout {
     last: Option<Slot>,
     /// Whether the chunks that follow `last` may be taken one by one.
     reusing: bool,
+    /// Where the chunks of the previous version of this file lie, one by one.
+    previous: Box<dyn Iterator<Item = Slot>>,
 }
 
 impl Layout {
-    pub(super) fn new() -> Self {
-        let (ids, runs, candidates) = (Vec::new(), Vec::new(), Vec::new());
-        Self { ids, size: 0, runs, candidates, last: None, reusing: false }
+    /// Begins a file whose previous version is `previous`, if it has one.
+    pub(super) fn new(previous: Option<Content>, frames: &Frames) -> Self {
+        let runs = match previous {
+            Some(Content::Runs { runs, .. }) => runs,
+            _ => Vec::new(),
+        };
+        let previous: Vec<_> = runs
+            .iter()
+            .map(|run| Some((frames.number_of(&run.pack)?, run.first, run.count)))
+            .collect();
+        let previous =
+            previous.into_iter().map_while(|run| run).flat_map(|(pack, first, count)| {
+                (first..first.saturating_add(count)).map(move |frame| Slot { pack, frame })
+            });
+        Self {
+            ids: Vec::new(),
+            size: 0,
+            runs: Vec::new(),
+            candidates: Vec::new(),
+            last: None,
+            reusing: false,
+            previous: Box::new(previous),
+        }
     }
 
     /// Adds the next chunk of the file.
@@ -36,6 +58,16 @@ impl Layout {
         self.ids.extend_from_slice(piece.id.as_bytes());
         self.size += piece.plain.len() as u64;
         let next = self.last.map(Slot::next).filter(|next| frames.holds(*next, &piece.id));
+        let unchanged = self.previous.next().filter(|slot| frames.holds(*slot, &piece.id));
+        if let Some(slot) = unchanged {
+            match self.last {
+                Some(last) if next == unchanged => self.take_candidates(last, frames),
+                _ => self.store_candidates(frames)?,
+            }
+            (self.last, self.reusing) = (unchanged, true);
+            self.place(slot, piece.plain.len(), true, frames);
+            return Ok(());
+        }
         if next.is_none() {
             self.store_candidates(frames)?;
             self.reusing = false;

@@ -72,9 +72,9 @@ impl Frames {
         }
     }
 
-    /// Whether a pack was there before.
-    pub(super) fn knows(&self, pack: &Id) -> bool {
-        self.with_index(|index| index.knows(pack))
+    /// The number of a pack that was there before.
+    pub(super) fn number_of(&self, pack: &Id) -> Option<u32> {
+        self.with_index(|index| index.number_of(pack))
     }
 
     /// Waits until all frames are durable; returns how many bytes were stored.
@@ -131,7 +131,7 @@ impl Pages {
     ) -> Result<()> {
         if let Some(previous) = self.previous_of(directory, name)
             && previous.content.is_same(&entry.content)
-            && previous.content.packs().iter().all(|pack| frames.knows(pack))
+            && previous.content.packs().iter().all(|pack| frames.number_of(pack).is_some())
         {
             // What hasn't changed stays where it is, and so does the page that says so.
             entry.content = previous.content;
