@@ -4,6 +4,7 @@ mod catalog_contract;
 mod cli;
 mod floors;
 mod mount;
+mod namespace;
 mod object_contract;
 mod secrets;
 mod snapshot;
