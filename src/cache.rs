@@ -12,6 +12,10 @@ use tokio::sync::SetOnce;
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::ETag;
 
+/// What the kernel reads at a time by default: a random read fetches little more than it asked
+/// for, and an ordered one merges its blocks into larger requests.
+pub const BLOCK_SIZE: NonZeroU64 = NonZeroU64::new(128 << 10).expect("isn't zero");
+
 /// Bytes of remote objects, in blocks of one size.
 ///
 /// A slot enters the cache before its bytes do, so that cache and single flight are one thing:
@@ -76,8 +80,13 @@ impl fmt::Debug for BlockCache {
 }
 
 impl BlockCache {
+    /// Makes a cache of at most `capacity` bytes, in blocks of [`BLOCK_SIZE`].
+    pub fn new(capacity: u64) -> Self {
+        Self::with_block_size(capacity, BLOCK_SIZE)
+    }
+
     /// Makes a cache of at most `capacity` bytes, in blocks of `block_size` bytes.
-    pub fn new(capacity: u64, block_size: NonZeroU64) -> Self {
+    pub fn with_block_size(capacity: u64, block_size: NonZeroU64) -> Self {
         let state = State { slots: LruCache::unbounded(), filled: 0, pending: 0 };
         Self { shared: Arc::new(Shared { capacity, block_size, state: Mutex::new(state) }) }
     }
@@ -295,7 +304,7 @@ mod tests {
     const SIZE: u64 = 4;
 
     fn cache(capacity: u64) -> BlockCache {
-        BlockCache::new(capacity, NonZeroU64::new(SIZE).unwrap())
+        BlockCache::with_block_size(capacity, NonZeroU64::new(SIZE).unwrap())
     }
 
     fn version(name: &str) -> Arc<ObjectVersion> {

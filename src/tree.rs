@@ -15,6 +15,7 @@ use futures_util::stream::BoxStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 
+pub mod bucket;
 pub mod local;
 pub mod memory;
 pub mod namespace;

@@ -1,5 +1,6 @@
 //! All integration tests in one binary, since linking the AWS SDK once takes long enough.
 
+mod bucket;
 mod catalog_contract;
 mod cli;
 mod floors;

@@ -1,6 +1,6 @@
 //! A proxy that stands before an S3 server, counts requests and makes them fail.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,8 @@ struct Shared {
 struct State {
     faults: VecDeque<Fault>,
     requests: Vec<String>,
-    open: Vec<TcpStream>,
+    /// The clients' connections that are open, by their ports.
+    open: HashMap<u16, TcpStream>,
 }
 
 impl Proxy {
@@ -62,8 +63,7 @@ impl Proxy {
                     return;
                 }
                 let shared = listening.clone();
-                // A connection that breaks is what this is for.
-                std::thread::spawn(move || drop(shared.serve(client)));
+                std::thread::spawn(move || shared.take(client));
             }
         });
         Self { shared, port, listener: Some(listener) }
@@ -82,7 +82,7 @@ impl Proxy {
     /// Breaks all connections and takes no more, as a server does that is stopped.
     pub(crate) fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        for stream in self.shared.lock().open.drain(..) {
+        for (_, stream) in self.shared.lock().open.drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -116,12 +116,19 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+    fn take(&self, client: TcpStream) {
+        let (Ok(peer), Ok(copy)) = (client.peer_addr(), client.try_clone()) else { return };
+        self.lock().open.insert(peer.port(), copy);
+        // A connection that breaks is what this is for.
+        let _ = self.serve(&client);
+        self.lock().open.remove(&peer.port());
+    }
+
+    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
         if self.stopped.load(Ordering::SeqCst) {
-            return reset(&client);
+            return reset(client);
         }
-        self.lock().open.push(client.try_clone()?);
-        let (head, body) = read_message(&mut client)?;
+        let (head, body) = read_message(client)?;
         let fault = {
             let mut state = self.lock();
             state.requests.push(summary(&head));
@@ -143,7 +150,7 @@ impl Shared {
             Some(Fault::Truncate(len)) => client.write_all(&body[..len.min(body.len())]),
             Some(Fault::Reset(len)) => {
                 client.write_all(&body[..len.min(body.len())])?;
-                reset(&client)
+                reset(client)
             }
             Some(Fault::Stall(len)) => {
                 client.write_all(&body[..len.min(body.len())])?;
@@ -176,7 +183,7 @@ fn reset(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// The head of a request, its empty line included, and its body.
-fn read_message(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+fn read_message(mut stream: &TcpStream) -> io::Result<(String, Vec<u8>)> {
     let mut message = Vec::new();
     let end = loop {
         if let Some(end) = head_end(&message) {

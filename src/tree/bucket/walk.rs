@@ -1,0 +1,216 @@
+//! A directory out of the pages of a listing.
+
+use std::collections::hash_map::Entry;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+
+use super::known::{Entries, Node};
+use super::names::encode;
+use crate::error::Result;
+use crate::object::{ListPage, ObjectMeta};
+
+/// A directory that is being listed.
+pub(super) struct Walk {
+    pages: BoxStream<'static, Result<ListPage>>,
+    /// What all keys begin with: empty, or ending in `/`.
+    prefix: String,
+    /// Objects whose name a directory may still claim: one that is called `a` is told once the
+    /// listing is past `a/`, so these are few.
+    held: Vec<(String, Node)>,
+    seen: Entries,
+    /// Whether any key came, be it only a marker.
+    inhabited: bool,
+    skipped: usize,
+    /// When the listing began.
+    pub(super) since: Instant,
+}
+
+/// Names and what they lead to.
+pub(super) type Batch = Vec<(Bytes, Node)>;
+
+impl Walk {
+    pub(super) fn new(pages: BoxStream<'static, Result<ListPage>>, prefix: String) -> Self {
+        Self {
+            pages,
+            prefix,
+            held: Vec::new(),
+            seen: Entries::new(),
+            inhabited: false,
+            skipped: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// The entries of the next page; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Result<Batch>> {
+        let mut batch = Batch::new();
+        match self.pages.next().await {
+            Some(Ok(page)) => self.take(page, &mut batch),
+            Some(Err(error)) => return Some(Err(error)),
+            None if self.held.is_empty() => return None,
+            None => self.release(None, &mut batch),
+        }
+        Some(Ok(batch))
+    }
+
+    /// All entries, once [`next`](Self::next) has come to the end; `None` where no key was.
+    pub(super) fn finish(self) -> Option<Entries> {
+        if self.skipped > 0 {
+            tracing::warn!(
+                prefix = self.prefix,
+                keys = self.skipped,
+                "keys that no file name can stand for are left out"
+            );
+        }
+        self.inhabited.then_some(self.seen)
+    }
+
+    /// Merges a page's objects and prefixes, both of which are sorted, in byte order.
+    fn take(&mut self, page: ListPage, batch: &mut Batch) {
+        self.inhabited |= !page.objects.is_empty() || !page.prefixes.is_empty();
+        let mut objects = page.objects.into_iter().peekable();
+        for prefix in page.prefixes {
+            while let Some(object) = objects.next_if(|object| object.key < prefix) {
+                self.take_object(object, batch);
+            }
+            self.take_prefix(&prefix, batch);
+        }
+        for object in objects {
+            self.take_object(object, batch);
+        }
+    }
+
+    fn take_object(&mut self, object: ObjectMeta, batch: &mut Batch) {
+        let Some(part) = self.part(&object.key).filter(|part| !part.contains('/')) else {
+            self.skipped += 1;
+            return;
+        };
+        self.release(Some(&part), batch);
+        // An object `a/` is only there to make the directory.
+        if !part.is_empty() || object.size > 0 {
+            let ObjectMeta { size, modified, etag, .. } = object;
+            self.held.push((part, Node::File { size, modified, etag }));
+        }
+    }
+
+    fn take_prefix(&mut self, prefix: &str, batch: &mut Batch) {
+        let Some(part) = self.part(prefix.strip_suffix('/').unwrap_or(prefix)) else {
+            self.skipped += 1;
+            return;
+        };
+        let below = format!("{part}/");
+        self.release(Some(&below), batch);
+        if let Some(at) = self.held.iter().position(|(held, _)| *held == part) {
+            let (_, node) = self.held.remove(at);
+            self.emit(&part, true, node, batch);
+        }
+        self.emit(&part, false, Node::Directory, batch);
+    }
+
+    /// A key below this directory, without what they all begin with.
+    fn part(&self, key: &str) -> Option<String> {
+        key.strip_prefix(&self.prefix).map(str::to_owned)
+    }
+
+    /// Tells the held objects whose directory can't come any more, now that the listing is at
+    /// `reached`, or at its end.
+    fn release(&mut self, reached: Option<&str>, batch: &mut Batch) {
+        let (stay, go): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(|(part, _)| {
+                reached.is_some_and(|reached| {
+                    reached <= part.as_str()
+                        || reached.as_bytes() <= [part.as_bytes(), b"/"].concat().as_slice()
+                })
+            });
+        self.held = stay;
+        for (part, node) in go {
+            self.emit(&part, false, node, batch);
+        }
+    }
+
+    fn emit(&mut self, part: &str, beside: bool, node: Node, batch: &mut Batch) {
+        let Some(name) = encode(part, beside) else {
+            self.skipped += 1;
+            return;
+        };
+        let name = Bytes::copy_from_slice(name.as_bytes());
+        // A store that doesn't list in byte order may come to a directory after its namesake.
+        if let Entry::Vacant(vacant) = self.seen.entry(name.clone()) {
+            vacant.insert(node.clone());
+            batch.push((name, node));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::stream;
+
+    use super::*;
+    use crate::object::ETag;
+
+    fn object(key: &str) -> ObjectMeta {
+        let etag = ETag("\"1\"".into());
+        ObjectMeta { key: key.into(), size: 1, modified: SystemTime::UNIX_EPOCH, etag }
+    }
+
+    /// The names that pages of keys make; a key that ends in `/` is a common prefix.
+    async fn names(prefix: &str, pages: &[&[&str]]) -> Vec<String> {
+        let pages: Vec<_> = pages
+            .iter()
+            .map(|keys| {
+                let mut page = ListPage::default();
+                for key in *keys {
+                    match key.strip_suffix("/") {
+                        Some(_) if *key != prefix => page.prefixes.push((*key).into()),
+                        _ => page.objects.push(object(key)),
+                    }
+                }
+                Ok(page)
+            })
+            .collect();
+        let mut walk = Walk::new(Box::pin(stream::iter(pages)), prefix.into());
+        let mut names = Vec::new();
+        while let Some(batch) = walk.next().await {
+            for (name, node) in batch.unwrap() {
+                let name = String::from_utf8(name.to_vec()).unwrap();
+                names.push(if node == Node::Directory { name + "/" } else { name });
+            }
+        }
+        let entries = walk.finish().unwrap_or_default();
+        assert_eq!(entries.len(), names.len());
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn objects_are_files_and_prefixes_directories() {
+        assert_eq!(names("", &[&["a", "b/"], &["c"]]).await, ["a", "b/", "c"]);
+        assert_eq!(names("x/", &[&["x/a", "x/b/"]]).await, ["a", "b/"]);
+        assert!(names("x/", &[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_object_beside_a_directory_of_its_name_keeps_a_name() {
+        assert_eq!(names("", &[&["a", "a/", "b"]]).await, ["a%2F", "a/", "b"]);
+        let between = names("", &[&["a", "a!", "a-", "a-/"], &["a.txt"], &["a/"]]).await;
+        assert_eq!(between, ["a!", "a%2F", "a-%2F", "a-/", "a.txt", "a/"]);
+        assert_eq!(names("", &[&["a"], &["a/"]]).await, ["a%2F", "a/"]);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_comes_too_late_is_not_told_twice() {
+        assert_eq!(names("", &[&["a", "b"], &["a/"]]).await, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn odd_keys_have_names() {
+        let odd = names("x/", &[&["x/", "x/.", "x/..", "x/a\0", "x//"]]).await;
+        assert_eq!(odd, ["%%2F", "%/", "%2E", "%2E%2E", "a%00"]);
+    }
+}
