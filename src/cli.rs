@@ -8,6 +8,7 @@ use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
 pub mod community;
+pub mod env;
 mod environment;
 pub mod init;
 pub mod member;
@@ -22,6 +23,7 @@ pub mod secret;
 mod shield;
 pub mod table;
 pub mod use_project;
+mod variables;
 pub mod whoami;
 
 /// Mounts a machine-learning project as a directory.
@@ -55,6 +57,7 @@ enum Command {
     Remove(publish::Remove),
     Resources(resources::Resources),
     Run(run::Run),
+    Env(env::Env),
 }
 
 /// What every command gets: where everything is, and how to print.
@@ -95,6 +98,7 @@ impl Command {
             Self::Remove(command) => command.run(context).await,
             Self::Resources(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
+            Self::Env(command) => command.run(context).await,
         }
     }
 }

@@ -31,6 +31,10 @@ pub enum Secret {
     Show(Show),
     /// Delete a secret
     Delete(Named),
+    /// Copy the secrets of an environment file, also of one that another project shares
+    ///
+    /// The copy belongs to this project and knows nothing of later changes.
+    Copy(CopyFile),
     /// Encrypt an environment file with a new key, to the present members only
     Rotate(Rotate),
 }
@@ -38,7 +42,7 @@ pub enum Secret {
 /// A secret by name.
 #[derive(Debug, clap::Args)]
 pub struct Named {
-    /// The name of the secret, such as API_KEY
+    /// The name of the secret, such as `API_KEY`
     key: String,
     /// The environment file
     #[arg(long = "env", value_name = "NAME", default_value = DEFAULT)]
@@ -71,6 +75,15 @@ pub struct Show {
     /// Print the value, if standard output is a terminal
     #[arg(long)]
     reveal: bool,
+}
+
+/// What is copied.
+#[derive(Debug, clap::Args)]
+pub struct CopyFile {
+    /// The environment file to copy
+    from: String,
+    /// The environment file to make
+    to: String,
 }
 
 /// What is rotated.
@@ -110,6 +123,7 @@ impl Secret {
             }
             Self::Show(show) => show.run(context).await?,
             Self::Delete(named) => named.delete(context).await?,
+            Self::Copy(copy) => copy.run(context).await?,
             Self::Rotate(rotate) => rotate.run(context).await?,
         }
         Ok(ExitCode::SUCCESS)
@@ -172,6 +186,28 @@ impl Show {
     }
 }
 
+impl CopyFile {
+    async fn run(self, context: &Context) -> Result<()> {
+        let Self { from, to } = &self;
+        let environments = open(context).await?;
+        let copied = environments.open(from).await?;
+        match environments.catalog.environment(&environments.project, to).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => {
+                let message = format!("environment file {to} is there already");
+                return found.and(Err(Error::new(ErrorKind::AlreadyExists, message)));
+            }
+        }
+        let copy = |new: &mut OpenEnvironment| {
+            copied.values().try_for_each(|(key, value)| new.set(key, value.clone()).map(drop))?;
+            Ok(true)
+        };
+        environments.change(to, Absent::Create, copy).await?;
+        table::say(format!("environment file {from} is copied to {to}"));
+        Ok(())
+    }
+}
+
 impl Rotate {
     async fn run(self, context: &Context) -> Result<()> {
         let name = &self.environment;
@@ -194,12 +230,11 @@ async fn open(context: &Context) -> Result<Environments> {
 async fn listed(context: &Context, environment: Option<&str>) -> Result<Vec<Listed>> {
     let workspace = Workspace::open(&context.config).await?;
     let project = workspace.project().await?;
-    let names = match environment {
-        Some(name) => vec![name.to_owned()],
-        None => {
-            let shown = workspace.catalog.resources(&project, Kind::Secret).await?;
-            shown.into_iter().map(|shown| shown.name).collect()
-        }
+    let names = if let Some(name) = environment {
+        vec![name.to_owned()]
+    } else {
+        let shown = workspace.catalog.resources(&project, Kind::Secret).await?;
+        shown.into_iter().map(|shown| shown.name).collect()
     };
     let mut rows = Vec::new();
     for name in names {

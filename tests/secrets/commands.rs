@@ -194,6 +194,44 @@ async fn recipients_come_from_the_catalogue() {
     assert!(file.open(&eve).is_err());
 }
 
+/// A copy has the same secrets, and neither follows the other.
+#[tokio::test]
+async fn an_environment_file_is_copied() {
+    let home = Home::new().await;
+    done(&home.set("A", "project", b"1"));
+    done(&home.run(&["secret", "copy", "project", "other"]));
+    done(&home.set("A", "project", b"2"));
+    assert_eq!(done(&home.run(&["run", "--env", "other", "--", "printenv", "A"])), "1\n");
+    refused(&home.run(&["secret", "copy", "project", "other"]), 1, "is there already");
+    refused(&home.run(&["secret", "copy", "absent", "third"]), 1, "absent");
+}
+
+/// `env` prints what a shell reads back as it was set.
+#[tokio::test]
+async fn a_shell_reads_the_environment() {
+    let home = Home::new().await;
+    done(&home.set("A", "project", b"it's $(id)\n`id`"));
+    let script = done(&home.run(&["env"])) + "printf %s \"$A\"";
+    let shell = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(done(&shell), "it's $(id)\n`id`");
+    let json: serde_json::Value =
+        serde_json::from_str(&done(&home.run(&["env", "--format", "json"]))).unwrap();
+    assert_eq!(json["A"], "it's $(id)\n`id`");
+}
+
+/// On a terminal `set` asks without showing what is typed, and `show --reveal` shows it.
+#[tokio::test]
+async fn a_value_is_typed_unseen_and_revealed_on_a_terminal() {
+    let home = Home::new().await;
+    let typed = home.on_terminal("secret set KEY", "value of KEY", &format!("{CANARY}\n"));
+    assert!(!typed.contains(CANARY), "{typed}");
+    assert_eq!(done(&home.run(&["run", "--", "printenv", "KEY"])), format!("{CANARY}\n"));
+    assert!(home.on_terminal("secret show KEY --reveal", "", "").contains(CANARY));
+    let shown = done(&home.run(&["secret", "show", "KEY"]));
+    assert!(shown.contains("KEY") && !shown.contains(CANARY), "{shown}");
+    refused(&home.run(&["secret", "show", "KEY", "--reveal"]), 1, "only shown on a terminal");
+}
+
 /// Of changes made at the same time none is lost.
 #[tokio::test]
 async fn two_that_set_at_once_both_succeed() {

@@ -1,8 +1,9 @@
 //! A home with a project in it, and what its members' commands answer.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use atelier::catalog::{Catalog, CommunityName, Project, Role, Scope};
 use atelier::secret::identity::Identities;
@@ -85,6 +86,34 @@ impl Home {
         // A command that refuses before it reads closes the pipe.
         let _ = child.stdin.take().unwrap().write_all(value);
         child.wait_with_output().unwrap()
+    }
+
+    /// What shows on a terminal where ada runs a command and, after its prompt, types.
+    pub(super) fn on_terminal(&self, args: &str, prompt: &str, typed: &str) -> String {
+        let line = format!("{} {args}", env!("CARGO_BIN_EXE_atelier"));
+        let like = self.command("ada", &[]);
+        let mut child = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .env_clear()
+            .envs(like.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut shown = Vec::new();
+        while !String::from_utf8_lossy(&shown).contains(prompt) {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{shown:?}");
+            shown.extend(byte);
+        }
+        // The prompt shows a moment before the terminal stops to echo.
+        std::thread::sleep(Duration::from_millis(500));
+        stdin.write_all(typed.as_bytes()).unwrap();
+        stdout.read_to_end(&mut shown).unwrap();
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        String::from_utf8(shown).unwrap()
     }
 
     pub(super) async fn body(&self, environment: &str) -> Vec<u8> {
