@@ -1,16 +1,25 @@
 //! Opens everything a command works on, from a [`Config`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::catalog::{Catalog, Project, ProjectName, Role};
+use futures_util::FutureExt as _;
+
+use crate::cache::BlockCache;
+use crate::catalog::{Catalog, Kind, Project, ProjectName, Resource, Role};
+use crate::chunk::Packs;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::object::local::LocalStore;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
 use crate::secret::{self, identity::Identities};
+use crate::snapshot;
 use crate::tree::Tree;
+use crate::tree::bucket::BucketTree;
 use crate::tree::local::LocalTree;
-use crate::tree::namespace::{Namespace, Part};
+use crate::tree::namespace::{Namespace, OpenResource, Part, Shelf};
 use crate::tree::secrets::SecretsTree;
+use crate::tree::snapshot::SnapshotTree;
 
 /// The catalogue, the store and the caches of one home. Clones share them.
 #[derive(Clone)]
@@ -18,7 +27,16 @@ pub struct Workspace {
     config: Config,
     /// Who owns what.
     pub catalog: Catalog,
+    /// The content of datasets and checkpoints.
+    pub packs: Packs,
+    blocks: Arc<BlockCache>,
 }
+
+/// How much of the memory blocks of buckets may take, in bytes: what a laptop can spare.
+const BLOCK_BYTES: u64 = 512 << 20;
+
+/// How long what a bucket listed is believed.
+const BUCKET_TTL: Duration = Duration::from_secs(1);
 
 impl Workspace {
     /// Opens the home.
@@ -32,7 +50,9 @@ impl Workspace {
                 .with_hint("`atelier init` makes one"));
         }
         let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;
-        Ok(Self { config: config.clone(), catalog })
+        let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
+        let blocks = Arc::new(BlockCache::new(BLOCK_BYTES));
+        Ok(Self { config: config.clone(), catalog, packs, blocks })
     }
 
     /// The project to work on: the one named by option or environment, else the selected one.
@@ -102,10 +122,51 @@ impl Workspace {
         }
         let files = LocalTree::open(&self.files(project)?)?;
         let secrets = SecretsTree::new(self.catalog.clone(), project.clone());
+        let shelf =
+            |kind, open| Part::Shelf(Shelf::new(self.catalog.clone(), project.clone(), kind, open));
         let parts = vec![
+            ("checkpoints", shelf(Kind::Checkpoint, self.open_versions())),
+            ("datasets", shelf(Kind::Dataset, self.open_versions())),
             ("files", Part::Tree(Arc::new(files))),
+            ("s3", shelf(Kind::S3, self.open_buckets())),
             ("secrets", Part::Tree(Arc::new(secrets))),
         ];
         Ok(Arc::new(Namespace::new(project, parts)))
+    }
+
+    fn open_versions(&self) -> OpenResource {
+        let packs = self.packs.clone();
+        Arc::new(move |resource, version| {
+            let packs = packs.clone();
+            async move {
+                let version = version.ok_or_else(|| {
+                    let message = format!("{} {} has no version", resource.kind, resource.name);
+                    Error::new(ErrorKind::NotFound, message)
+                })?;
+                let version = snapshot::Version::open(packs, version.root.parse()?).await?;
+                Ok(Arc::new(SnapshotTree::new(version)) as Arc<dyn Tree>)
+            }
+            .boxed()
+        })
+    }
+
+    fn open_buckets(&self) -> OpenResource {
+        let workspace = self.clone();
+        Arc::new(move |resource, _| {
+            let workspace = workspace.clone();
+            async move {
+                let Resource { id, project, spec, .. } = resource;
+                let connection: Connection = serde_json::from_value(spec).map_err(|error| {
+                    let message = format!("S3 connection {} is not readable", resource.name);
+                    Error::new(ErrorKind::Damaged, message).with_source(error)
+                })?;
+                let owner = workspace.catalog.project_by_id(&project).await?;
+                let store = workspace.bucket(&owner, connection, Limits::default()).await?;
+                let blocks = workspace.blocks.clone();
+                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), BUCKET_TTL);
+                Ok(Arc::new(tree) as Arc<dyn Tree>)
+            }
+            .boxed()
+        })
     }
 }
