@@ -10,7 +10,7 @@ use std::time::Duration;
 use data_encoding::BASE32_NOPAD;
 use jiff::Timestamp;
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{Any, AnyConnection, AnyPool, ColumnIndex, Decode, Row, Type};
+use sqlx::{Any, AnyConnection, AnyPool, ColumnIndex, Connection, Decode, Row, Type};
 
 use super::model::Id;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -53,22 +53,27 @@ pub(super) async fn open(file: &Path) -> Result<AnyPool> {
     .map_err(|error| {
         Error::new(ErrorKind::Io, "opening the catalogue was cut off").with_source(error)
     })??;
-    let pool = connect(file).await?;
-    migrate(&pool, file).await?;
+    sqlx::any::install_default_drivers();
+    let url = url(file);
+    // Not through the pool, which would try again and again to open what can't be opened.
+    let mut first = AnyConnection::connect(&url).await.map_err(failed)?;
+    sqlx::raw_sql(SETTINGS).execute(&mut first).await.map_err(failed)?;
+    migrate(&mut first, file).await?;
+    let pool = connect(&url).await?;
+    first.close().await.map_err(failed)?;
     drop(lock);
     Ok(pool)
 }
 
-async fn connect(file: &Path) -> Result<AnyPool> {
-    sqlx::any::install_default_drivers();
+async fn connect(url: &str) -> Result<AnyPool> {
     AnyPoolOptions::new()
         .max_connections(4)
-        .acquire_timeout(Duration::from_secs(60))
+        .acquire_timeout(Duration::from_secs(35))
         .test_before_acquire(false)
         .after_connect(|db, _| {
             Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(db).await.map(|_| ()) })
         })
-        .connect(&url(file))
+        .connect(url)
         .await
         .map_err(failed)
 }
@@ -86,12 +91,12 @@ fn url(file: &Path) -> String {
     url
 }
 
-async fn migrate(pool: &AnyPool, file: &Path) -> Result<()> {
+async fn migrate(db: &mut AnyConnection, file: &Path) -> Result<()> {
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS format (version BIGINT PRIMARY KEY)")
-        .execute(pool)
+        .execute(&mut *db)
         .await
         .map_err(failed)?;
-    let mut db = pool.begin_with(BEGIN).await.map_err(failed)?;
+    let mut db = db.begin_with(BEGIN).await.map_err(failed)?;
     let found = format(&mut db).await?;
     let known = MIGRATIONS.len();
     if found > known {

@@ -6,6 +6,7 @@ use sqlx::AnyConnection;
 
 use super::database::{damaged, failed, field, now};
 use super::model::{Community, Id, Member, Project, Recipient, Resource, Role, Scope};
+use super::project::by_id;
 use super::query::{self, select_communities};
 use super::{Catalog, commit, name};
 use crate::error::{Error, ErrorKind, Result};
@@ -194,11 +195,12 @@ impl Catalog {
     /// those of the members of each community that it is published in.
     ///
     /// # Errors
-    /// As [`Catalog::recipients`].
+    /// `NotFound` where the user may not know of the secret.
     pub async fn recipients_of(&self, secret: &Resource) -> Result<Vec<Recipient>> {
-        let project = self.project_by_id(&secret.project).await?;
         let mut db = self.read().await?;
-        let mut users = developers(&mut db, &project).await?;
+        let secret = self.find_readable(&mut db, &secret.id).await?;
+        let owner = by_id(&mut db, &secret.project).await?;
+        let mut users = developers(&mut db, &owner).await?;
         let rows = sqlx::query(
             "SELECT m.user_name FROM publication b \
              JOIN community_member m ON m.community = b.community WHERE b.resource = $1",

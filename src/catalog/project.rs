@@ -1,5 +1,7 @@
 //! Projects: made in a community, chosen with `use`, deleted when they are empty.
 
+use sqlx::AnyConnection;
+
 use super::access::{Standing, absent, role_in_project, taken};
 use super::database::{BEGIN, failed, field, new_id, now};
 use super::model::{Id, Project, Role};
@@ -111,12 +113,7 @@ impl Catalog {
     /// As [`Catalog::project`].
     pub async fn project_by_id(&self, id: &Id) -> Result<Project> {
         let mut db = self.read().await?;
-        let row = sqlx::query(select_projects!("WHERE p.id = $1"))
-            .bind(id.as_str())
-            .fetch_optional(&mut *db)
-            .await
-            .map_err(failed)?;
-        let project = query::project(&row.ok_or_else(|| absent("project", id, "project list"))?)?;
+        let project = by_id(&mut db, id).await?;
         self.require(&mut db, &project, Role::Viewer).await?;
         Ok(project)
     }
@@ -193,4 +190,14 @@ impl Catalog {
         let standing = role_in_project(&mut db, &project.id, self.user()).await?;
         Ok(matches!(standing, Standing::Member(Some(_))).then_some(project))
     }
+}
+
+/// Finds a project, whoever asks.
+pub(super) async fn by_id(db: &mut AnyConnection, id: &Id) -> Result<Project> {
+    let row = sqlx::query(select_projects!("WHERE p.id = $1"))
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await
+        .map_err(failed)?;
+    query::project(&row.ok_or_else(|| absent("project", id, "project list"))?)
 }
