@@ -449,7 +449,7 @@ impl Vector {
         let of_fences = dataset(catalog, &fences, "of-fences").await;
         let of_p111 = dataset(catalog, &secret, "of-p111").await;
         let user = catalog.as_user("uma");
-        Self { user, of_cats, of_fences, of_p111, fresh }
+        Self { fresh, user, of_cats, of_fences, of_p111 }
     }
 }
 
@@ -518,7 +518,7 @@ async fn what_is_active_published_or_added_is_not_deleted() {
         "dataset flowers of lab/cats/tabby is in use: published in dogs, added to lab/dogs/pug"
     );
     let losers = catalog.unpublish(&flowers, "dogs").await.unwrap();
-    assert_eq!(losers, [pug.name.clone()]);
+    assert_eq!(losers, std::slice::from_ref(&pug.name));
     assert!(shown_names(catalog, &pug, Kind::Dataset).await.is_empty());
     assert_eq!(kind(catalog.unpublish(&flowers, "dogs").await), ErrorKind::NotFound);
     catalog.delete_resource(&flowers).await.unwrap();

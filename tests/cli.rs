@@ -188,3 +188,46 @@ fn eight_processes_make_the_home_and_write_at_once() {
     at_once((0..8).map(|n| words(format!("project create lab/c0/p{n}"))).collect());
     assert_eq!(home.json(["project", "list"]).as_array().unwrap().len(), 8);
 }
+
+#[test]
+fn a_resource_is_published_added_removed_and_taken_back() {
+    let home = Home::with_project();
+    home.run_with(b"value", ["secret", "set", "TOKEN"]).expect_ok();
+    home.ok(["publish", "secret/project", "--to", "cats"]);
+    let said = home.fails(["publish", "secret/project", "--to", "cats"]);
+    assert!(said.contains("is there already"), "{said}");
+    let offered = home.json(["resources"]);
+    assert_eq!(offered[0]["reference"], "cats/tabby/secret/project");
+    assert_eq!(offered[0]["publisher"], "ada");
+
+    home.ok(["project", "create", "lab/cats/manx"]);
+    let manx = ["--project", "lab/cats/manx"];
+    let in_manx = |args: &[&'static str]| home.run(manx.iter().copied().chain(args.to_vec()));
+    in_manx(&["add", "cats/tabby/secret/project"]).expect_ok();
+    let said = in_manx(&["publish", "secret/project", "--to", "cats"]).expect_failure();
+    assert!(said.contains("secret/project belongs to lab/cats/tabby"), "{said}");
+    in_manx(&["remove", "cats/tabby/secret/project"]).expect_ok();
+    in_manx(&["add", "cats/tabby/secret/project"]).expect_ok();
+    in_manx(&["remove", "secret/project"]).expect_ok();
+    in_manx(&["add", "cats/tabby/secret/project"]).expect_ok();
+
+    let said = home.fails(["remove", "secret/project"]);
+    assert!(said.contains("it is its own"), "{said}");
+    let taken_back = home.run(["unpublish", "secret/project"]);
+    assert!(taken_back.stderr.contains("lab/cats/manx lost it"), "{taken_back:?}");
+    let said = home.fails(["unpublish", "secret/project"]);
+    assert!(said.contains("secret/project isn't published"), "{said}");
+    let said = in_manx(&["remove", "secret/project"]).expect_failure();
+    assert!(said.contains("secret project of lab/cats/manx isn't there"), "{said}");
+}
+
+#[test]
+fn every_command_has_help_and_refuses_what_it_does_not_know() {
+    let home = Home::empty();
+    for noun in ["init", "org", "community", "project", "member", "use", "whoami", "publish"] {
+        let help = home.ok([noun, "--help"]);
+        assert!(help.contains("Usage: atelier"), "{help}");
+        assert_eq!(home.run([noun, "--nonsense"]).code, 2);
+    }
+    assert!(!home.atelier().exists());
+}

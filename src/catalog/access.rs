@@ -16,6 +16,7 @@ impl Role {
     ///
     /// A Developer of the community makes projects, but uses those of others only where he is
     /// invited: there he is a Viewer.
+    #[must_use]
     pub fn inherited(self) -> Self {
         match self {
             Self::Viewer | Self::Developer => Self::Viewer,

@@ -229,3 +229,48 @@ fn refused(name: &str, what: &str, rule: &str) -> Error {
 fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        let project: ProjectName = "lab/Cats Team/tabby".parse().unwrap();
+        assert_eq!(project.to_string(), "lab/Cats Team/tabby");
+        assert_eq!(project.at().to_string(), "lab/Cats Team");
+        let reference: Reference = "Cats Team/tabby/s3/warehouse".parse().unwrap();
+        assert_eq!((reference.kind, reference.name.as_str()), (Kind::S3, "warehouse"));
+        assert_eq!(reference.to_string(), "Cats Team/tabby/s3/warehouse");
+    }
+
+    #[test]
+    fn a_name_of_too_few_or_empty_parts_is_refused_with_the_form() {
+        for text in ["", "a", "a/b", "a/b/c/d", "/b/c", "a//c", "a/b/"] {
+            let error = text.parse::<ProjectName>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+            assert_eq!(error.hint(), Some("write it as ORGANIZATION/COMMUNITY/PROJECT"));
+        }
+        let error = "a/b/cat/d".parse::<Reference>().unwrap_err();
+        assert!(error.to_string().starts_with("\"cat\" is no kind of resource"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_shows_what_can_not_be_seen() {
+        let error = check_community("a\u{1b}b").unwrap_err();
+        assert!(error.to_string().starts_with("\"a\\u{1b}b\" can't be"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_is_named_by_its_number_and_pinned_by_a_word() {
+        for name in ["0001", "12345"] {
+            check_resource(Kind::Checkpoint, name).unwrap();
+            check_pin(name).unwrap_err();
+        }
+        for name in ["1", "001", "abcd", "latest"] {
+            check_resource(Kind::Checkpoint, name).unwrap_err();
+        }
+        check_pin("before-tuning").unwrap();
+        check_pin("latest").unwrap_err();
+    }
+}

@@ -18,14 +18,14 @@ use crate::secret::identity::Identities;
 pub struct Init {}
 
 #[derive(Serialize)]
-struct Home {
+struct Made {
     home: PathBuf,
     user: String,
     identity_file: PathBuf,
     recipient: String,
 }
 
-impl table::Row for Home {
+impl table::Row for Made {
     const HEADER: &'static [&'static str] = &["HOME", "USER", "IDENTITY", "RECIPIENT"];
 
     fn cells(&self) -> Vec<String> {
@@ -54,13 +54,13 @@ impl Init {
         }
         let first = catalog.organizations().await?.is_empty();
         catalog.close().await;
-        let home = Home {
+        let made = Made {
             home: config.home.clone(),
             user: config.user.clone(),
             identity_file: config.identity_file.clone(),
             recipient: identities.recipient(),
         };
-        table::show(&home, context.json)?;
+        table::show(&made, context.json)?;
         if first {
             table::say("next: `atelier org create NAME`");
         }
