@@ -12,6 +12,7 @@ pub mod env;
 mod environment;
 pub mod init;
 pub mod member;
+pub mod mount;
 pub mod org;
 pub mod outcome;
 mod place;
@@ -22,6 +23,7 @@ pub mod run;
 pub mod secret;
 mod shield;
 pub mod table;
+pub mod unmount;
 pub mod use_project;
 mod variables;
 pub mod whoami;
@@ -58,6 +60,8 @@ enum Command {
     Resources(resources::Resources),
     Run(run::Run),
     Env(env::Env),
+    Mount(mount::Mount),
+    Unmount(unmount::Unmount),
 }
 
 /// What every command gets: where everything is, and how to print.
@@ -99,6 +103,8 @@ impl Command {
             Self::Resources(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
             Self::Env(command) => command.run(context).await,
+            Self::Mount(command) => command.run(context).await,
+            Self::Unmount(command) => command.run(context).await,
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use atelier::cli::{Cli, outcome};
+use atelier::cli::{Cli, mount, outcome};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
+    match Cli::parse_from(mount::helper::arguments(std::env::args_os())).run() {
         Ok(code) => code,
         Err(error) => {
             // Nothing can be done about a standard error that is gone.

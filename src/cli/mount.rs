@@ -1,0 +1,196 @@
+//! `atelier mount`: a project as a directory.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::options::Options;
+use super::shield::Shield;
+use super::{Context, place, table};
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::fuse::{self, MountOptions, Session, Unmount};
+use crate::workspace::Workspace;
+
+mod daemon;
+pub mod helper;
+mod options;
+mod point;
+
+/// Mount a project on a directory
+///
+/// It returns when the project can be used; a process in the background serves it and logs to
+/// `log/mount.log` below the home. SIGTERM and SIGINT unmount it, as `atelier unmount` does.
+///
+/// With a link named mount.atelier to this program in /sbin, `mount -t atelier PROJECT DIR` and
+/// /etc/fstab work too.
+#[derive(Debug, Args)]
+#[command(override_usage = "atelier mount [OPTIONS] [[ORG/]COMMUNITY/PROJECT] DIR")]
+pub struct Mount {
+    /// The project [default: the one that `atelier use` chose], and an empty directory
+    #[arg(value_name = "[PROJECT] DIR", required = true, num_args = 1..=2)]
+    places: Vec<OsString>,
+
+    /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, allow_other, allow_root,
+    /// home=DIR, user=NAME
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+
+    /// Stay in the foreground and log to standard error
+    #[arg(long, short = 'f')]
+    foreground: bool,
+
+    /// Be the process in the background; standard output tells when the mount is ready
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    background: bool,
+
+    /// Pass over unknown options, as mount(8) asks with -s
+    #[arg(long, hide = true)]
+    sloppy: bool,
+
+    /// Check the options and do nothing, as mount(8) asks with -f
+    #[arg(long, hide = true)]
+    fake: bool,
+
+    /// Say nothing of a success
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Mount {
+    /// Mounts the project.
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
+        let options = Options::parse(&self.options, self.sloppy)?;
+        let context = options.apply(context)?;
+        if self.fake {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !self.foreground && !self.background {
+            return daemon::start(&self.arguments(&context));
+        }
+        if self.background {
+            daemon::leave_session()?;
+        }
+        self.serve(&context, &options).await
+    }
+
+    /// The command line of the process in the background.
+    fn arguments(&self, context: &Context) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["--home".into(), (&context.config.home).into()];
+        arguments.extend(["--user".into(), (&context.config.user).into()]);
+        if let Some(project) = &context.config.project {
+            arguments.extend(["--project".into(), project.into()]);
+        }
+        arguments.extend(["mount".into(), "--background".into()]);
+        for option in &self.options {
+            arguments.extend(["-o".into(), option.into()]);
+        }
+        let switches = [(self.sloppy, "--sloppy"), (self.quiet, "--quiet")];
+        arguments.extend(switches.iter().filter(|(set, _)| *set).map(|(_, word)| word.into()));
+        arguments.push("--".into());
+        arguments.extend_from_slice(&self.places);
+        arguments
+    }
+
+    /// The directory, and the project if one is named.
+    fn places(&self) -> Result<(&Path, Option<&str>)> {
+        let (dir, project) = match self.places.as_slice() {
+            [project, dir] => (dir, Some(project)),
+            [dir, ..] => (dir, None),
+            [] => return Err(Error::new(ErrorKind::InvalidInput, "no directory is named")),
+        };
+        let project = project.map(|name| {
+            name.to_str().ok_or_else(|| {
+                let name = name.as_bytes().escape_ascii();
+                Error::new(ErrorKind::InvalidInput, format!("{name} isn't a project's name"))
+            })
+        });
+        Ok((Path::new(dir), project.transpose()?))
+    }
+
+    async fn serve(&self, context: &Context, options: &Options) -> Result<ExitCode> {
+        // This process will hold the keys of buckets.
+        let _shield = Shield::raise()?;
+        daemon::log()?;
+        let (dir, project) = self.places()?;
+        let mount_point = point::prepare(dir)?;
+        let workspace = Workspace::open(&context.config).await?;
+        let project = match project {
+            Some(name) => {
+                let name = place::project(context, &workspace.catalog, name).await?;
+                workspace.catalog.project(&name).await?
+            }
+            None => workspace.project().await?,
+        };
+        let source = project.name.to_string();
+        let tree = workspace.namespace(&project).await?;
+        let signals = Signals::new()?;
+        let options = MountOptions { source: source.clone(), ..options.mount.clone() };
+        let session = fuse::mount(tree, &mount_point, &options)?;
+        if !self.quiet {
+            table::say(format!("{source} is mounted on {}", mount_point.display()));
+        }
+        if self.background {
+            daemon::ready(&context.config.home)?;
+        }
+        tracing::info!(project = source, mount_point = %mount_point.display(), "mounted");
+        until_unmounted(&session, signals, &mount_point).await?;
+        tracing::info!(project = source, mount_point = %mount_point.display(), "unmounted");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Waits until the mount is gone; a signal takes it away.
+///
+/// While it is in use it is taken away lazily: its users keep it, and this ends with the last of
+/// them, or at the second signal.
+async fn until_unmounted(session: &Session, mut signals: Signals, place: &Path) -> Result<()> {
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            ended = session.wait() => return ended,
+            () = signals.next() => {}
+        }
+        if std::mem::replace(&mut asked, true) {
+            tracing::warn!("asked twice to end: whoever still uses the mount gets errors");
+            return Ok(());
+        }
+        match session.unmount(Unmount::IfIdle) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                tracing::warn!(
+                    mount_point = %place.display(),
+                    "in use: taken away now, served until its last user is gone"
+                );
+                session.unmount(Unmount::Lazily)?;
+            }
+            other => other?,
+        }
+    }
+}
+
+/// The signals that ask to end.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::io(error, "signals can't be received"));
+        Ok(Self([
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `atelier unmount`: takes a mounted project away.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fuse::{self, Unmount as How, mounts};
+
+/// How many of the processes that use a mount are named.
+const NAMED: usize = 5;
+
+/// Unmount a project
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// Where it is mounted
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    /// Take it away although it is in use; its users keep what they have open
+    #[arg(long, short = 'z')]
+    lazy: bool,
+}
+
+impl Unmount {
+    /// Runs the command.
+    #[allow(clippy::unused_async)] // Every command is called the same way.
+    pub async fn run(self, _context: &Context) -> Result<ExitCode> {
+        let place = mounts::absolute(&self.dir)?;
+        let shown = place.display();
+        if !mounts::at(&place)?.is_some_and(|mounted| mounted.is_ours()) {
+            let message = format!("no project is mounted on {shown}");
+            return Err(Error::new(ErrorKind::InvalidInput, message)
+                .with_hint("`findmnt -t fuse.atelier` lists the mounts of projects"));
+        }
+        let how = if self.lazy { How::Lazily } else { How::IfIdle };
+        fuse::unmount(&place, how).map_err(|error| match error.kind() {
+            ErrorKind::ResourceBusy => busy(&place),
+            _ => error,
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn busy(place: &Path) -> Error {
+    let users = users(place);
+    let mut message = format!("{} is in use", place.display());
+    if !users.is_empty() {
+        let named = users.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        message = format!("{message} by {named}");
+    }
+    if users.len() > NAMED {
+        message = format!("{message} and {} more", users.len() - NAMED);
+    }
+    Error::new(ErrorKind::ResourceBusy, message).with_hint(format!(
+        "end what uses it, or take it away under its users with `atelier unmount --lazy {}`",
+        place.display()
+    ))
+}
+
+/// The processes that have something open below a directory, or stand there, as far as we may see.
+///
+/// Only `/proc` is read, so a mount that hangs isn't asked.
+fn users(place: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let number = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        Some((number, entry.path()))
+    });
+    let mut users: Vec<_> = processes.filter(|(_, process)| uses(process, place)).collect();
+    users.sort_unstable();
+    users
+        .into_iter()
+        .map(|(number, process)| {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            format!("{} ({number})", name.trim())
+        })
+        .collect()
+}
+
+fn uses(process: &Path, place: &Path) -> bool {
+    let leads_there = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(place));
+    let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    ["cwd", "root", "exe"].iter().any(|link| leads_there(process.join(link)))
+        || open.map(|entry| entry.path()).any(leads_there)
+        || maps(process, place)
+}
+
+/// Whether a process has mapped a file below a directory, see `proc_pid_maps(5)`.
+fn maps(process: &Path, place: &Path) -> bool {
+    let Ok(maps) = fs::read(process.join("maps")) else { return false };
+    let mut below = place.as_os_str().as_bytes().to_vec();
+    below.push(b'/');
+    maps.split(|byte| *byte == b'\n').any(|line| {
+        let path = line.iter().position(|byte| *byte == b'/').map(|start| &line[start..]);
+        path.is_some_and(|path| path.starts_with(&below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_file_open_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().canonicalize().unwrap();
+        let mine = format!("({})", std::process::id());
+        let named = || users(&place).iter().any(|user| user.ends_with(&mine));
+        assert!(!named());
+        let file = fs::File::create(place.join("f")).unwrap();
+        assert!(named());
+        assert!(busy(&place).to_string().contains(&mine));
+        drop(file);
+        assert!(!named());
+    }
+}
