@@ -301,3 +301,42 @@ fn what_is_accepted_here_sops_accepts() {
         assert_eq!(member.read_by_sops(&file).unwrap(), expected, "{changed}");
     }
 }
+
+/// Whatever lines are added, dropped, doubled or swapped: what is accepted here is accepted by
+/// `sops` with the same values.
+#[test]
+fn no_change_of_lines_is_read_in_two_ways() {
+    let member = Member::new();
+    let original = pairs(&[("A", "1"), ("B", "2\n3"), ("C", "1")]);
+    let file = member.seal("a.env", &original);
+    let text = fs::read_to_string(&file).unwrap();
+    let mut numbers = Numbers(0x5eed_0003);
+    let (mut accepted, mut refused) = (0, 0);
+    for round in 0..80 {
+        let mut lines: Vec<_> = text.lines().collect();
+        for _ in 0..=numbers.below(2) {
+            let (one, two) = (numbers.below(lines.len()), numbers.below(lines.len()));
+            match numbers.below(8) {
+                0 => drop(lines.remove(one)),
+                1 => lines.swap(one, two),
+                2 => lines.insert(one, lines[two]),
+                3 => lines.insert(one, "#"),
+                4 => lines.insert(one, "D="),
+                5 => lines.insert(one, "D_unencrypted=x"),
+                6 => lines.insert(one, "sops_unencrypted_suffix=_unencrypted"),
+                _ => lines.insert(one, ""),
+            }
+        }
+        fs::write(&file, lines.join("\n")).unwrap();
+        let Ok(opened) = member.open(&file) else {
+            refused += 1;
+            continue;
+        };
+        accepted += 1;
+        let mut by_sops = member.read_by_sops(&file).unwrap();
+        by_sops.remove("D");
+        assert_eq!(pairs_of(&opened), by_sops, "round {round}");
+        assert_eq!(pairs_of(&opened), original, "round {round}");
+    }
+    assert!(accepted > 10 && refused > 10, "{accepted} accepted, {refused} refused");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atelier::catalog::{Catalog, CommunityName, Project, Role, Scope};
 use atelier::secret::identity::Identities;
+use atelier::secret::reveal;
 use tempfile::TempDir;
 
 /// A home with a project `acme/pets/cats` and a user, ada.
@@ -114,6 +115,12 @@ impl Home {
         drop(stdin);
         assert!(child.wait().unwrap().success());
         String::from_utf8(shown).unwrap()
+    }
+
+    /// Whether ada finds this value in an environment file.
+    pub(super) fn opens_to(&self, body: &[u8], key: &str, value: &str) -> bool {
+        let ada = Identities::load(&self.key_file("ada")).unwrap();
+        reveal("test", body, &ada, key).is_ok_and(|found| found.expose() == value.as_bytes())
     }
 
     pub(super) async fn body(&self, environment: &str) -> Vec<u8> {

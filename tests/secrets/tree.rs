@@ -1,9 +1,13 @@
 //! The `secrets/` directory of a mount.
 
-use std::time::{Duration, SystemTime};
+use std::fs;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use atelier::catalog::{Role, Scope};
 use atelier::error::ErrorKind;
+use atelier::fuse::{self, MountOptions};
 use atelier::path::TreePath;
 use atelier::secret::identity::Identities;
 use atelier::secret::{OpenEnvironment, Value, reveal};
@@ -11,7 +15,8 @@ use atelier::tree::secrets::SecretsTree;
 use atelier::tree::{Entry, NewNode, OpenMode, Owner, PageCache, SetAttr, Tree};
 use futures_util::TryStreamExt as _;
 
-use super::home::Home;
+use super::home::{Home, done};
+use crate::support::program;
 
 fn path(text: &str) -> TreePath {
     TreePath::parse(text).unwrap()
@@ -120,4 +125,45 @@ async fn a_viewer_sees_names_only() {
     assert_eq!(tree.stat(&path("project.env")).await.unwrap().mode, 0);
     let opened = tree.open(&path("project.env"), OpenMode::READ).await.err();
     assert_eq!(opened.map(|error| error.kind()), Some(ErrorKind::PermissionDenied));
+}
+
+/// On a mount the real `sops` decrypts with the member's key, a secret that is set elsewhere is
+/// there within a second, and nothing can be written, by whatever program.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sops_works_on_the_mount() {
+    let home = Home::new().await;
+    put(&home, "project", None, &sealed(&home, "first")).await;
+    let mount_point = home.dir().join("mount");
+    fs::create_dir(&mount_point).unwrap();
+    let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
+    let options = MountOptions { source: home.project.name.to_string(), ..MountOptions::default() };
+    let session = fuse::mount(Arc::new(tree), &mount_point, &options).unwrap();
+    let file = mount_point.join("project.env");
+    let sops = |args: &[&str]| -> Output {
+        Command::new(program::find("sops"))
+            .args(args)
+            .env("SOPS_AGE_KEY_FILE", home.key_file("ada"))
+            .env("SOPS_DISABLE_VERSION_CHECK", "1")
+            .output()
+            .unwrap()
+    };
+    let shown = file.to_str().unwrap();
+    assert_eq!(done(&sops(&["exec-env", shown, "printenv A"])), "first\n");
+    assert_eq!(done(&sops(&["decrypt", "--extract", "[\"A\"]", shown])), "first");
+
+    done(&home.set("A", "project", b"second"));
+    done(&home.set("B", "staging", b"new file"));
+    let since = Instant::now();
+    while !fs::read(&file).is_ok_and(|text| home.opens_to(&text, "A", "second"))
+        || !mount_point.join("staging.env").exists()
+    {
+        assert!(since.elapsed() < Duration::from_secs(1), "it shows too late");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!sops(&["set", shown, "[\"A\"]", "\"third\""]).status.success());
+    assert!(fs::write(&file, "PLAIN=text\n").is_err());
+    assert!(fs::write(mount_point.join("new.env"), "PLAIN=text\n").is_err());
+    assert!(fs::remove_file(&file).is_err());
+    assert_eq!(done(&sops(&["exec-env", shown, "printenv A"])), "second\n");
+    session.unmount(fuse::Unmount::Lazily).unwrap();
 }
