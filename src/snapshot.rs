@@ -1,13 +1,17 @@
 //! Versions: a directory as a root hash.
 //!
-//! [`Capture`] turns directories into a version, [`Version`] reads it, [`restore`] turns it into
+//! [`Capture`] turns directories into a version, [`Version`] reads it, [`restore()`] turns it into
 //! a directory again; [`format`](mod@format) describes what is stored. A version never changes,
 //! and versions share what they have in common.
 
 pub mod capture;
 pub mod format;
 mod read;
+pub mod restore;
+pub mod verify;
 
 pub use capture::{Capture, Captured, Progress, Skipped};
 pub use format::{Content, Entry, Mtime, Totals};
 pub use read::{Named, Version};
+pub use restore::{Restored, restore};
+pub use verify::Verified;
