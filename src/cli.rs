@@ -8,6 +8,7 @@ use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
 pub mod community;
+pub mod dataset;
 pub mod env;
 mod environment;
 pub mod init;
@@ -52,6 +53,8 @@ enum Command {
     Use(use_project::UseProject),
     Whoami(whoami::Whoami),
     #[command(subcommand)]
+    Dataset(dataset::Dataset),
+    #[command(subcommand)]
     Secret(secret::Secret),
     Publish(publish::Publish),
     Unpublish(publish::Unpublish),
@@ -95,6 +98,7 @@ impl Command {
             Self::Member(command) => command.run(context).await,
             Self::Use(command) => command.run(context).await,
             Self::Whoami(command) => command.run(context).await,
+            Self::Dataset(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
             Self::Publish(command) => command.run(context).await,
             Self::Unpublish(command) => command.run(context).await,

@@ -6,6 +6,7 @@
 mod bucket;
 mod catalog_contract;
 mod cli;
+mod dataset;
 mod floors;
 mod mount;
 mod namespace;

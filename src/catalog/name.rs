@@ -157,7 +157,10 @@ pub(super) fn check_project(name: &str) -> Result<()> {
 }
 
 /// Checks a resource's name; a checkpoint's is its number.
-pub(super) fn check_resource(kind: Kind, name: &str) -> Result<()> {
+///
+/// # Errors
+/// `InvalidInput` with the rule.
+pub fn check_resource(kind: Kind, name: &str) -> Result<()> {
     match kind {
         Kind::Dataset => check_label(name, "a dataset", 3),
         Kind::Secret => check_label(name, "an environment file", 1),

@@ -1,0 +1,313 @@
+//! `atelier dataset`: immutable, versioned directories.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use indicatif::HumanBytes;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Context, table};
+use crate::catalog::{Catalog, Kind, Project, Resource, Role, Shown, Version, VersionChange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot;
+use crate::workspace::Workspace;
+
+mod create;
+
+use create::Create;
+
+/// How many affected files a report names.
+const NAMED: usize = 20;
+
+/// Keep directories as immutable, versioned datasets.
+#[derive(Debug, Subcommand)]
+pub enum Dataset {
+    /// Take a directory in as a dataset, or as the next version of one
+    Create(Create),
+    /// List the datasets of the project
+    List,
+    /// Show a dataset
+    Show(Named),
+    /// List the versions of a dataset, newest first
+    Log {
+        /// The dataset
+        name: String,
+    },
+    /// Read a whole dataset and check every byte
+    Verify(Named),
+    /// Show a dataset, or one version of it, in the project
+    Activate(Named),
+    /// Hide a dataset, or one version of it, from the project
+    Deactivate(Named),
+    /// Delete a dataset, or one version of it
+    Delete(Named),
+}
+
+/// A dataset, or one version of it.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// The dataset; without a version the newest active one, or all of it
+    #[arg(value_name = "NAME[@VERSION]")]
+    name: String,
+}
+
+/// A dataset as it is listed.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    version: Option<u32>,
+    files: u64,
+    bytes: u64,
+    active: bool,
+    added: bool,
+    creator: String,
+    created: Timestamp,
+    description: String,
+}
+
+/// A version of a dataset as it is shown.
+#[derive(Debug, Serialize)]
+struct Described {
+    name: String,
+    version: u32,
+    files: u64,
+    bytes: u64,
+    /// What this version added to the store, in bytes.
+    stored_bytes: Option<u64>,
+    active: bool,
+    creator: String,
+    created: Timestamp,
+    description: String,
+    root: String,
+}
+
+impl table::Row for Listed {
+    const HEADER: &'static [&'static str] =
+        &["NAME", "VERSION", "FILES", "SIZE", "ACTIVE", "CREATOR", "CREATED", "DESCRIPTION"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.version.map_or_else(|| "-".to_owned(), |version| version.to_string()),
+            self.files.to_string(),
+            HumanBytes(self.bytes).to_string(),
+            yes_or_no(self.active),
+            self.creator.clone(),
+            table::time(self.created),
+            self.description.clone(),
+        ]
+    }
+}
+
+impl table::Row for Described {
+    const HEADER: &'static [&'static str] = &[
+        "NAME",
+        "VERSION",
+        "FILES",
+        "SIZE",
+        "STORED",
+        "ACTIVE",
+        "CREATOR",
+        "CREATED",
+        "DESCRIPTION",
+        "ROOT",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let stored = self.stored_bytes.map(|stored| HumanBytes(stored).to_string());
+        vec![
+            self.name.clone(),
+            self.version.to_string(),
+            self.files.to_string(),
+            HumanBytes(self.bytes).to_string(),
+            stored.unwrap_or_else(|| "-".to_owned()),
+            yes_or_no(self.active),
+            self.creator.clone(),
+            table::time(self.created),
+            self.description.clone(),
+            self.root.clone(),
+        ]
+    }
+}
+
+impl Described {
+    fn new(resource: &Resource, version: Version) -> Self {
+        Self {
+            name: resource.name.clone(),
+            version: version.number,
+            files: version.files,
+            bytes: version.bytes,
+            stored_bytes: version.spec.get("stored").and_then(serde_json::Value::as_u64),
+            active: resource.active && version.active,
+            creator: version.creator,
+            created: version.created,
+            description: resource.description.clone(),
+            root: version.root,
+        }
+    }
+}
+
+impl Dataset {
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
+        let workspace = Workspace::open(&context.config).await?;
+        let project = context.project(&workspace.catalog).await?;
+        let at = At { catalog: &workspace.catalog, project: &project };
+        match self {
+            Self::Create(create) => create.run(context, &workspace, &project).await?,
+            Self::List => table::list(&at.listed().await?, context.json)?,
+            Self::Show(named) => {
+                let (shown, version) = at.version(&named.name).await?;
+                table::show(&Described::new(&shown.resource, version), context.json)?;
+            }
+            Self::Log { name } => {
+                let resource = at.dataset(&name).await?.resource;
+                let versions = at.catalog.versions(&resource.id).await?.into_iter().rev();
+                let versions: Vec<_> =
+                    versions.map(|version| Described::new(&resource, version)).collect();
+                table::list(&versions, context.json)?;
+            }
+            Self::Verify(named) => at.verify(&workspace, &named.name).await?,
+            Self::Activate(named) => at.activate(&named.name, true).await?,
+            Self::Deactivate(named) => at.activate(&named.name, false).await?,
+            Self::Delete(named) => at.delete(&named.name).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The datasets of a project.
+struct At<'a> {
+    catalog: &'a Catalog,
+    project: &'a Project,
+}
+
+impl At<'_> {
+    async fn listed(&self) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        for Shown { name, active, added, resource } in
+            self.catalog.resources(self.project, Kind::Dataset).await?
+        {
+            let version = self.catalog.newest_version(&resource.id).await?;
+            let of = |number: fn(&Version) -> u64| version.as_ref().map_or(0, number);
+            listed.push(Listed {
+                name,
+                files: of(|version| version.files),
+                bytes: of(|version| version.bytes),
+                version: version.map(|version| version.number),
+                active,
+                added,
+                creator: resource.creator,
+                created: resource.created,
+                description: resource.description,
+            });
+        }
+        Ok(listed)
+    }
+
+    async fn dataset(&self, name: &str) -> Result<Shown> {
+        self.catalog.shown(self.project, Kind::Dataset, name).await
+    }
+
+    /// What `NAME` or `NAME@VERSION` means.
+    async fn named(&self, text: &str) -> Result<(Shown, Option<u32>)> {
+        match split(text) {
+            Some((name, number)) => Ok((self.dataset(name).await?, Some(number))),
+            None => Ok((self.dataset(text).await?, None)),
+        }
+    }
+
+    /// The version that is meant; without a number the newest active one.
+    async fn version(&self, text: &str) -> Result<(Shown, Version)> {
+        let (shown, number) = self.named(text).await?;
+        let version = match number {
+            Some(number) => Some(self.catalog.version(&shown.resource.id, number).await?),
+            None => self.catalog.newest_version(&shown.resource.id).await?,
+        };
+        let version = version.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("dataset {text} has no active version"))
+                .with_hint(format!("name one of those that `atelier dataset log {text}` shows"))
+        })?;
+        Ok((shown, version))
+    }
+
+    async fn verify(&self, workspace: &Workspace, text: &str) -> Result<()> {
+        require_developer(self.catalog, self.project).await?;
+        let (shown, version) = self.version(text).await?;
+        let name = format!("{}@{}", shown.name, version.number);
+        let root = version.root.parse()?;
+        let verified =
+            snapshot::Version::open(workspace.packs.clone(), root).await?.verify().await?;
+        for error in &verified.damage {
+            table::say(error.to_string());
+        }
+        for path in verified.affected.iter().take(NAMED) {
+            table::say(format!("affected: {path}"));
+        }
+        if let Some(more) = verified.affected.len().checked_sub(NAMED + 1) {
+            table::say(format!("and {} more", more + 1));
+        }
+        if !verified.is_whole() {
+            let message = format!("dataset {name} is damaged");
+            return Err(Error::new(ErrorKind::Damaged, message).with_hint(
+                "where the files are still at hand, `atelier dataset create` them again",
+            ));
+        }
+        let Version { files, bytes, .. } = version;
+        let (bytes, objects) = (HumanBytes(bytes), verified.objects);
+        table::say(format!("dataset {name} is whole: {files} files, {bytes}, {objects} objects"));
+        Ok(())
+    }
+
+    async fn activate(&self, text: &str, active: bool) -> Result<()> {
+        let (shown, number) = self.named(text).await?;
+        match number {
+            Some(number) => {
+                let change = VersionChange { active: Some(active), ..VersionChange::default() };
+                self.catalog.update_version(&shown.resource.id, number, change).await?;
+            }
+            None => {
+                self.catalog.activate(self.project, Kind::Dataset, text, active).await?;
+            }
+        }
+        let state = if active { "active" } else { "inactive" };
+        table::say(format!("dataset {text} is {state}"));
+        Ok(())
+    }
+
+    async fn delete(&self, text: &str) -> Result<()> {
+        let (shown, number) = self.named(text).await?;
+        if shown.added {
+            let message = format!("dataset {text} belongs to {}", shown.resource.owner);
+            return Err(Error::new(ErrorKind::PermissionDenied, message).with_hint(format!(
+                "`atelier remove dataset/{text}` takes it out of this project"
+            )));
+        }
+        match number {
+            Some(number) => self.catalog.delete_version(&shown.resource.id, number).await?,
+            None => self.catalog.delete_resource(&shown.resource).await?,
+        }
+        table::say(format!("dataset {text} is deleted"));
+        Ok(())
+    }
+}
+
+/// Splits `NAME@VERSION`; `NAME@PROJECT`, as an added dataset may show, has no number.
+fn split(text: &str) -> Option<(&str, u32)> {
+    let (name, number) = text.rsplit_once('@')?;
+    Some((name, number.parse().ok()?))
+}
+
+async fn require_developer(catalog: &Catalog, project: &Project) -> Result<()> {
+    if catalog.role_on(project).await? >= Some(Role::Developer) {
+        return Ok(());
+    }
+    let message = format!("the datasets of {} take the role developer", project.name);
+    Err(Error::new(ErrorKind::PermissionDenied, message)
+        .with_hint("one of the project's admins can grant it"))
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
+}
