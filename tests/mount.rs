@@ -11,6 +11,7 @@ use atelier::tree::memory::MemoryTree;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+mod applications;
 mod daemon;
 mod directories;
 mod files;

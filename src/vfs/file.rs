@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Handle, Known, Vfs, lock};
-use crate::error::{ErrorKind, Result};
+use super::{Handle, Known, Vfs, lock, stale};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tree::{Attr, File, NewNode, OpenMode, PageCache, SeekTo, SetAttr};
 
 /// How much one step of a copy reads and writes.
@@ -48,7 +48,7 @@ impl Vfs {
         let opened = self.on(ino, |path| async move { self.tree.open(&path, mode).await }).await;
         let file = match opened {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let file = self.open_again(ino, mode).ok_or(error)?;
+                let file = self.open_again(ino, mode).ok_or_else(|| self.gone(ino, error))?;
                 if mode.truncate {
                     file.set_attr(SetAttr { size: Some(0), ..SetAttr::default() }).await?;
                 }
@@ -63,6 +63,13 @@ impl Vfs {
             self.touch_node(ino);
         }
         Ok(self.opened(ino, file, mode))
+    }
+
+    /// What to say of a file that isn't there to be opened: one that lost its name since the
+    /// kernel looked it up is stale, so that the kernel looks the path up once more and finds
+    /// what a rename has put there.
+    fn gone(&self, ino: u64, error: Error) -> Error {
+        if self.path(ino).is_err() { stale(ino) } else { error }
     }
 
     /// Makes a file and opens it; unless `exclusive`, one that is there already is opened.
