@@ -61,8 +61,8 @@ impl Catalog {
     pub async fn open_existing(file: &Path, user: &str) -> Result<Self> {
         if !file.try_exists().context(|| format!("{} can't be looked at", file.display()))? {
             let home = file.parent().unwrap_or(file).display();
-            return Err(Error::new(ErrorKind::NotFound, format!("{home} is no home of Atelier"))
-                .with_hint("`atelier init` makes it one"));
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no home at {home}"))
+                .with_hint("`atelier init` makes one"));
         }
         Self::open(file, user).await
     }

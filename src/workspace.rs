@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use crate::cache::BlockCache;
-use crate::catalog::{Catalog, Kind, Project, ProjectName, Resource, Role};
+use crate::catalog::{Catalog, Kind, Project, Resource, Role};
 use crate::chunk::Packs;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
@@ -44,12 +44,7 @@ impl Workspace {
     /// # Errors
     /// `NotFound` when there is none yet; `PermissionDenied` when it is somebody else's.
     pub async fn open(config: &Config) -> Result<Self> {
-        let home = config.home.display();
-        if !config.catalog_file().try_exists().context(|| format!("{home} can't be read"))? {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no home at {home}"))
-                .with_hint("`atelier init` makes one"));
-        }
-        let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;
+        let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
         let blocks = Arc::new(BlockCache::new(BLOCK_BYTES));
         Ok(Self { config: config.clone(), catalog, packs, blocks })
@@ -60,14 +55,7 @@ impl Workspace {
     /// # Errors
     /// `InvalidInput` when no project is named; `NotFound` when there is none of that name.
     pub async fn project(&self) -> Result<Project> {
-        if let Some(name) = &self.config.project {
-            return self.catalog.project(&name.parse::<ProjectName>()?).await;
-        }
-        self.catalog.selected_project().await?.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "no project is named").with_hint(
-                "choose one with `atelier use ORG/COMMUNITY/PROJECT`, or name it with --project",
-            )
-        })
+        self.catalog.project_or_selected(self.config.project.as_deref()).await
     }
 
     /// The directory of a project's storage, made if it isn't there.
