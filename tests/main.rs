@@ -11,6 +11,7 @@ mod floors;
 mod mount;
 mod namespace;
 mod object_contract;
+mod promises;
 mod secrets;
 mod snapshot;
 mod support;

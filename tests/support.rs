@@ -1,6 +1,7 @@
 //! What several integration tests need.
 
 pub(crate) mod home;
+pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod seaweed;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::options::Options;
 use super::shield::Shield;
 use super::{Context, place, table};
-use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Session, Unmount};
 use crate::workspace::Workspace;
 

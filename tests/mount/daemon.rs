@@ -5,64 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use atelier::fuse::{self, Unmount, mounts};
+use atelier::fuse::mounts;
 use rustix::process::{Pid, Signal};
 
-use crate::support::home::Home;
-
-/// A home with a project and a place to mount it, which is free again when this goes.
-struct Place {
-    home: Home,
-    dir: PathBuf,
-}
-
-impl Place {
-    fn new() -> Self {
-        let home = Home::with_project();
-        let dir = home.path("my project");
-        fs::create_dir(&dir).unwrap();
-        Self { home, dir }
-    }
-
-    fn dir(&self) -> &str {
-        self.dir.to_str().unwrap()
-    }
-
-    fn mount(&self) {
-        self.home.ok(["mount", "lab/cats/tabby", self.dir()]);
-    }
-
-    fn is_mounted(&self) -> bool {
-        mounts::at(&self.dir).unwrap().is_some()
-    }
-
-    /// The process that serves the mount.
-    fn server(&self) -> Pid {
-        let serves = |process: &Path| {
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
-            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            words.contains(&&b"--background"[..]) && words.contains(&self.dir().as_bytes())
-        };
-        let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
-        let found = processes.into_iter().find(|process| serves(process)).expect("it runs");
-        let number = found.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        Pid::from_raw(number).unwrap()
-    }
-
-    fn foreground(&self) -> Child {
-        let child = self.home.command(["mount", "-f", self.dir()]).spawn().unwrap();
-        until("it is mounted", || self.is_mounted());
-        child
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        while mounts::at(&self.dir).is_ok_and(|mounted| mounted.is_some())
-            && fuse::unmount(&self.dir, Unmount::Lazily).is_ok()
-        {}
-    }
-}
+use crate::support::place::{Place, until};
 
 #[test]
 fn a_project_is_mounted_when_the_command_returns() {
@@ -230,14 +176,6 @@ fn ended(child: &mut Child) -> ExitStatus {
             child.wait().unwrap();
             panic!("the process didn't end");
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
