@@ -190,7 +190,7 @@ fn what_sops_writes_is_read_here() {
         let expected = numbers.pairs(&pieces);
         let mut plain = String::from("# a comment\n#\n\nEMPTY=\nFREE_unencrypted=a\\nb\n");
         for (key, value) in &expected {
-            plain.push_str(&format!("{key}={}\n", str::from_utf8(value).unwrap()));
+            plain.extend([key, "=", str::from_utf8(value).unwrap(), "\n"]);
         }
         let file = member.encrypted_by_sops(&format!("{round}.env"), &plain);
         let expected: Pairs = expected

@@ -91,12 +91,12 @@ impl Home {
 
     /// What shows on a terminal where ada runs a command and, after its prompt, types.
     pub(super) fn on_terminal(&self, args: &str, prompt: &str, typed: &str) -> String {
-        let line = format!("{} {args}", env!("CARGO_BIN_EXE_atelier"));
-        let like = self.command("ada", &[]);
+        let typed_in = format!("{} {args}", env!("CARGO_BIN_EXE_atelier"));
+        let model = self.command("ada", &[]);
         let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .args(["--quiet", "--return", "--command", &typed_in, "/dev/null"])
             .env_clear()
-            .envs(like.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .envs(model.get_envs().filter_map(|(key, value)| Some((key, value?))))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

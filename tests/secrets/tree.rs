@@ -54,7 +54,7 @@ async fn environment_files_are_served_in_ciphertext() {
     let attr = tree.stat(&path("project.env")).await.unwrap();
     assert_eq!((attr.size, attr.mode), (body.len() as u64, 0o444));
     assert!(attr.ttl <= Duration::from_secs(1));
-    assert!(attr.mtime > SystemTime::now() - Duration::from_secs(60));
+    assert!(attr.mtime > SystemTime::now() - Duration::from_mins(1));
     let file = tree.open(&path("project.env"), OpenMode::READ).await.unwrap();
     assert_eq!(file.page_cache(), PageCache::PerOpen);
     assert_eq!(file.read_at(0, 1 << 20).await.unwrap(), body);
@@ -97,8 +97,8 @@ async fn writes_are_refused() {
     }
     let new = NewNode { mode: 0o600, owner: Owner { uid: 0, gid: 0 } };
     let mode = OpenMode { write: true, ..OpenMode::default() };
-    let made = tree.create(&path("new.env"), new, mode).await.err().map(kind);
-    assert_eq!(made, Some(ErrorKind::ReadOnlyFilesystem));
+    let created = tree.create(&path("new.env"), new, mode).await.err().map(kind);
+    assert_eq!(created, Some(ErrorKind::ReadOnlyFilesystem));
     let truncated = SetAttr { size: Some(0), ..SetAttr::default() };
     let changed = tree.set_attr(&file, truncated).await.err().map(kind);
     assert_eq!(changed, Some(ErrorKind::ReadOnlyFilesystem));
