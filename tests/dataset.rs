@@ -112,8 +112,8 @@ fn those_who_are_no_developers_make_no_datasets() {
 #[test]
 fn verify_finds_a_changed_byte_and_names_the_file() {
     let home = home();
-    let noise: Vec<u8> =
-        (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut noise = vec![0; 100_000];
+    getrandom::fill(&mut noise).unwrap();
     fs::write(home.path("flowers/noise.bin"), &noise).unwrap();
     home.ok(["dataset", "create", "flowers", "flowers"]);
     let whole = home.run(["dataset", "verify", "flowers"]);

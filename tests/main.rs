@@ -6,12 +6,14 @@
 mod bucket;
 mod catalog_contract;
 mod cli;
+mod crash;
 mod dataset;
 mod floors;
 mod mount;
 mod namespace;
 mod object_contract;
 mod promises;
+mod restore;
 mod secrets;
 mod snapshot;
 mod support;

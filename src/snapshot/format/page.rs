@@ -235,3 +235,140 @@ impl PageBuilder {
         encode::number(&mut self.records, number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chunk::{Codec, Place};
+    use crate::snapshot::format::Mtime;
+
+    fn encode(entries: &[(&str, &str, Entry)]) -> Bytes {
+        let mut builder = PageBuilder::default();
+        for (directory, name, entry) in entries {
+            let directory = Bytes::copy_from_slice(directory.as_bytes());
+            assert!(builder.push(&directory, name.as_bytes(), entry).is_none());
+        }
+        builder.cut().unwrap().bytes
+    }
+
+    fn entry(content: Content) -> Entry {
+        Entry { mode: 0o644, mtime: Mtime { seconds: 1_700_000_000, nanos: 5 }, content }
+    }
+
+    fn samples() -> Vec<(&'static str, &'static str, Entry)> {
+        let (pack, id) = (Id::of(b"pack"), Id::of(b"content"));
+        let place = Place { offset: 300, stored_len: 700, plain_len: 5000, codec: Codec::Zstd };
+        let run = |first| Run { pack, first, count: 2, len: 300_000 };
+        let runs = vec![run(1), run(9)];
+        vec![
+            ("", "a", entry(Content::Directory)),
+            ("", "link", entry(Content::Symlink("a/b".into()))),
+            ("a", "frame", entry(Content::Frame { pack, place, id })),
+            ("a", "inline", entry(Content::Inline("hello".into()))),
+            ("a", "runs", entry(Content::Runs { size: 600_000, id, runs })),
+        ]
+    }
+
+    #[test]
+    fn a_page_reads_as_it_was_written() {
+        let samples = samples();
+        let page = Page::decode(encode(&samples)).unwrap();
+        assert_eq!(page.len(), samples.len());
+        for (at, (directory, name, entry)) in samples.iter().enumerate() {
+            let found = page.get(at).unwrap();
+            assert_eq!((&found.0[..], &found.1[..]), (directory.as_bytes(), name.as_bytes()));
+            assert_eq!(found.2, entry);
+            assert_eq!(page.find(directory.as_bytes(), name.as_bytes()), Ok(at));
+        }
+        assert_eq!(page.find(b"a", b"g"), Err(3));
+    }
+
+    /// The bytes are a promise: versions of today must be readable for ever.
+    #[test]
+    fn a_page_is_these_bytes() {
+        let hex = data_encoding::HEXLOWER.encode(&encode(&samples()));
+        let (pack, id) = (Id::of(b"pack").to_string(), Id::of(b"content").to_string());
+        let head = ["4154504701", "01", &pack, "02", "00", "0161", "05"].concat();
+        let common = "a40380c49fd50c05";
+        let expected = [
+            head.as_str(),
+            // directory, name, kind, mode and mtime, content
+            "00",
+            "0161",
+            "00",
+            common,
+            "00",
+            "046c696e6b",
+            "01",
+            common,
+            "03612f62",
+            "01",
+            "056672616d65",
+            "03",
+            common,
+            "00",
+            "ac02bc05882701",
+            &id,
+            "01",
+            "06696e6c696e65",
+            "02",
+            common,
+            "0568656c6c6f",
+            "01",
+            "0472756e73",
+            "04",
+            common,
+            "c0cf24",
+            &id,
+            "02",
+            "000102e0a712",
+            "000902e0a712",
+        ];
+        assert_eq!(hex, expected.concat());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400), valid: bool) {
+            if valid {
+                bytes.splice(..0, *MAGIC);
+            }
+            let _ = Page::decode(bytes.into());
+        }
+
+        #[test]
+        fn a_damaged_page_is_an_error_or_another_page(at in 0_usize..300, bit in 0..8, cut: bool) {
+            let whole = encode(&samples());
+            let at = at % whole.len();
+            if cut {
+                prop_assert!(Page::decode(whole.slice(..at)).is_err());
+            } else {
+                let mut changed = whole.to_vec();
+                changed[at] ^= 1_u8 << bit;
+                if let Ok(page) = Page::decode(changed.into()) {
+                    prop_assert_ne!(page, Page::decode(whole).unwrap());
+                }
+            }
+        }
+
+        #[test]
+        fn pages_end_in_the_same_places_after_a_change(at in 0_usize..5000) {
+            let name = |n: usize| format!("{n:05}");
+            let cuts = |skip: Option<usize>| {
+                let mut builder = PageBuilder::default();
+                let content = |n: usize| Content::Inline(vec![0; n % 100].into());
+                (0..5000)
+                    .filter(|n| Some(*n) != skip)
+                    .filter_map(|n| builder.push(&Bytes::new(), name(n).as_bytes(), &entry(content(n))))
+                    .map(|page| Id::of(&page.bytes))
+                    .collect::<Vec<_>>()
+            };
+            let (before, after) = (cuts(None), cuts(Some(at)));
+            let new = after.iter().filter(|id| !before.contains(id)).count();
+            prop_assert!(before.len() >= 3);
+            prop_assert!(new <= 3, "{} of {} pages are new", new, after.len());
+        }
+    }
+}

@@ -122,3 +122,77 @@ impl Root {
         out.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chunk::Codec;
+
+    fn sample() -> Root {
+        let place = Place { offset: 1, stored_len: 200, plain_len: 65_536, codec: Codec::Zstd };
+        let page = |first: &'static str, pack: &str| PageRef {
+            first: first.into(),
+            count: 700,
+            pack: Id::of(pack.as_bytes()),
+            place,
+            id: Id::of(first.as_bytes()),
+        };
+        Root {
+            mode: 0o755,
+            mtime: Mtime { seconds: -1, nanos: 999_999_999 },
+            totals: Totals { files: 1400, directories: 3, symlinks: 1, bytes: 1 << 40 },
+            pages: vec![page("\0a", "one"), page("b\0x", "two"), page("c\0", "one")],
+        }
+    }
+
+    #[test]
+    fn a_root_reads_as_it_was_written() {
+        assert_eq!(Root::decode(sample().encode()).unwrap(), sample());
+        let empty = Root { pages: Vec::new(), ..sample() };
+        assert_eq!(Root::decode(empty.encode()).unwrap(), empty);
+    }
+
+    /// The bytes are a promise: versions of today must be readable for ever.
+    #[test]
+    fn a_root_is_these_bytes() {
+        let root = Root { pages: sample().pages[..1].to_vec(), ..sample() };
+        let (pack, id) = (Id::of(b"one").to_string(), Id::of(b"\0a").to_string());
+        let expected = [
+            "4154525401",
+            "ed03",
+            "01",
+            "ff93ebdc03",
+            "f80a",
+            "03",
+            "01",
+            "808080808020",
+            "01",
+            &pack,
+            "01",
+            "020061",
+            "bc05",
+            "00",
+            "01c80180800401",
+            &id,
+        ];
+        assert_eq!(data_encoding::HEXLOWER.encode(&root.encode()), expected.concat());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400), valid: bool) {
+            if valid {
+                bytes.splice(..0, *MAGIC);
+            }
+            let _ = Root::decode(bytes.into());
+        }
+
+        #[test]
+        fn a_truncated_root_is_an_error(len in 0_usize..300) {
+            let whole = sample().encode();
+            prop_assert!(Root::decode(whole.slice(..len % whole.len())).is_err());
+        }
+    }
+}
