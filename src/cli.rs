@@ -8,6 +8,7 @@ use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
 pub mod community;
+pub mod completions;
 pub mod dataset;
 pub mod env;
 mod environment;
@@ -65,6 +66,7 @@ enum Command {
     Env(env::Env),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
+    Completions(completions::Completions),
 }
 
 /// What every command gets: where everything is, and how to print.
@@ -109,6 +111,7 @@ impl Command {
             Self::Env(command) => command.run(context).await,
             Self::Mount(command) => command.run(context).await,
             Self::Unmount(command) => command.run(context).await,
+            Self::Completions(command) => command.run(context).await,
         }
     }
 }
