@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
+pub mod checkpoint;
 pub mod community;
 pub mod completions;
 pub mod dataset;
@@ -57,6 +58,8 @@ enum Command {
     Dataset(dataset::Dataset),
     #[command(subcommand)]
     Secret(secret::Secret),
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Checkpoint),
     Publish(publish::Publish),
     Unpublish(publish::Unpublish),
     Add(publish::Add),
@@ -102,6 +105,7 @@ impl Command {
             Self::Whoami(command) => command.run(context).await,
             Self::Dataset(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
+            Self::Checkpoint(command) => command.run(context).await,
             Self::Publish(command) => command.run(context).await,
             Self::Unpublish(command) => command.run(context).await,
             Self::Add(command) => command.run(context).await,

@@ -113,6 +113,7 @@ impl From<WrittenCell> for Cell {
 mod tests {
     use proptest::prelude::*;
 
+    use super::CellKind::{Code, Markdown, Raw};
     use super::*;
 
     const NOTEBOOK: &str = r##"{
@@ -140,7 +141,6 @@ mod tests {
         let notebook = Notebook::parse("x", NOTEBOOK.as_bytes()).unwrap();
         assert_eq!(notebook.kernel.as_deref(), Some("python3"));
         let kinds: Vec<_> = notebook.cells.iter().map(|cell| cell.kind).collect();
-        use CellKind::{Code, Markdown, Raw};
         assert_eq!(kinds, [Markdown, Code, Code, Raw]);
         assert_eq!(notebook.outputs(), 2);
         let counts: Vec<_> = notebook.cells.iter().map(|cell| cell.execution_count).collect();

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod catalog_contract;
+mod checkpoint;
 mod cli;
 mod crash;
 mod dataset;

@@ -20,9 +20,12 @@ const MAX_PINNED: usize = 10;
 impl Catalog {
     /// Records a version, and with it the dataset or checkpoint if that isn't there yet, in one
     /// transaction. A description that isn't empty and a spec that isn't null replace those of a
-    /// dataset that is there. The eleventh regular checkpoint drops the oldest.
+    /// dataset that is there. The eleventh regular checkpoint drops the oldest, but not the one
+    /// that its spec names as `before`: the one that is about to be applied. A checkpoint whose
+    /// spec has a `pinned_name` is pinned.
     ///
     /// # Errors
+    /// `StorageFull` for one pinned checkpoint too many, `AlreadyExists` for its name;
     /// `InvalidInput` for a name, or a kind that has no versions; `AlreadyExists` for a
     /// checkpoint, which has just one; `PermissionDenied` below Developer.
     pub async fn publish_version(
@@ -79,7 +82,10 @@ impl Catalog {
         .await
         .map_err(failed)?;
         if resource.kind == Kind::Checkpoint {
-            drop_oldest(&mut db, project).await?;
+            if let Some(name) = resource.pinned_name() {
+                check_pin(&mut db, project, Some(&resource.id), name).await?;
+            }
+            drop_oldest(&mut db, project, &resource).await?;
         }
         let made = find(&mut db, &resource, number).await?;
         commit(db).await?;
@@ -205,31 +211,21 @@ impl Catalog {
     /// `InvalidInput` for the name; `AlreadyExists` where another checkpoint has it;
     /// `StorageFull` for one pinned checkpoint too many.
     pub async fn pin(&self, project: &Project, checkpoint: &Id, name: &str) -> Result<Resource> {
-        name::check_pin(name)?;
         let mut db = self.write().await?;
         let mut resource = self.find_own(&mut db, checkpoint).await?;
-        let others: Vec<Resource> = checkpoints(&mut db, project).await?;
-        let others: Vec<&Resource> = others
-            .iter()
-            .filter(|other| other.id != resource.id && other.pinned_name().is_some())
-            .collect();
-        if others.iter().any(|other| other.pinned_name() == Some(name)) {
-            return Err(taken("pinned checkpoint", format!("{name} of {}", project.name)));
-        }
-        if others.len() >= MAX_PINNED {
-            return Err(Error::new(
-                ErrorKind::StorageFull,
-                format!(
-                    "{} has {MAX_PINNED} pinned checkpoints, the most there can be",
-                    project.name
-                ),
-            )
-            .with_hint("`atelier checkpoint unpin` one of them first"));
-        }
+        check_pin(&mut db, project, Some(&resource.id), name).await?;
         set_pinned_name(&mut resource, Some(name))?;
         let pinned = store(&mut db, &resource).await?;
         commit(db).await?;
         Ok(pinned)
+    }
+
+    /// Whether a new checkpoint could be pinned under a name now; making it decides.
+    ///
+    /// # Errors
+    /// As [`pin`](Self::pin) has them.
+    pub async fn check_pin(&self, project: &Project, name: &str) -> Result<()> {
+        check_pin(&mut *self.read().await?, project, None, name).await
     }
 
     /// Makes a pinned checkpoint a regular one; the next one that is made may drop it.
@@ -275,11 +271,38 @@ async fn checkpoints(db: &mut AnyConnection, project: &Project) -> Result<Vec<Re
 }
 
 /// Drops the oldest regular checkpoints. Only pinned ones can be published, so nobody uses them.
-async fn drop_oldest(db: &mut AnyConnection, project: &Project) -> Result<()> {
+async fn drop_oldest(db: &mut AnyConnection, project: &Project, newest: &Resource) -> Result<()> {
     let mut regular = checkpoints(db, project).await?;
     regular.retain(|checkpoint| checkpoint.pinned_name().is_none());
-    for oldest in regular.iter().take(regular.len().saturating_sub(MAX_REGULAR)) {
+    let surplus = regular.len().saturating_sub(MAX_REGULAR);
+    for oldest in regular.iter().take(surplus) {
+        if newest.spec.get("before").and_then(Value::as_str) == Some(&oldest.name) {
+            continue;
+        }
         resource::remove(db, &oldest.id).await?;
+    }
+    Ok(())
+}
+
+/// Checks that a checkpoint of a project can be pinned under a name.
+async fn check_pin(
+    db: &mut AnyConnection,
+    project: &Project,
+    checkpoint: Option<&Id>,
+    name: &str,
+) -> Result<()> {
+    name::check_pin(name)?;
+    let mut others = checkpoints(db, project).await?;
+    others.retain(|other| Some(&other.id) != checkpoint && other.pinned_name().is_some());
+    if others.iter().any(|other| other.pinned_name() == Some(name)) {
+        return Err(taken("pinned checkpoint", format!("{name} of {}", project.name)));
+    }
+    if others.len() >= MAX_PINNED {
+        return Err(Error::new(
+            ErrorKind::StorageFull,
+            format!("{} has {MAX_PINNED} pinned checkpoints, the most there can be", project.name),
+        )
+        .with_hint("`atelier checkpoint unpin` one of them first"));
     }
     Ok(())
 }
