@@ -23,6 +23,7 @@ pub mod project;
 pub mod publish;
 pub mod resources;
 pub mod run;
+pub mod s3;
 pub mod secret;
 mod shield;
 pub mod table;
@@ -56,6 +57,8 @@ enum Command {
     Whoami(whoami::Whoami),
     #[command(subcommand)]
     Dataset(dataset::Dataset),
+    #[command(subcommand)]
+    S3(s3::S3),
     #[command(subcommand)]
     Secret(secret::Secret),
     #[command(subcommand)]
@@ -104,6 +107,7 @@ impl Command {
             Self::Use(command) => command.run(context).await,
             Self::Whoami(command) => command.run(context).await,
             Self::Dataset(command) => command.run(context).await,
+            Self::S3(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
             Self::Checkpoint(command) => command.run(context).await,
             Self::Publish(command) => command.run(context).await,

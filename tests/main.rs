@@ -15,6 +15,7 @@ mod namespace;
 mod object_contract;
 mod promises;
 mod restore;
+mod s3_cli;
 mod secrets;
 mod snapshot;
 mod support;

@@ -67,6 +67,24 @@ impl Connection {
         Ok(self)
     }
 
+    /// Reads what [`to_spec`](Self::to_spec) wrote.
+    ///
+    /// # Errors
+    /// `Damaged` when it is none.
+    pub fn from_spec(spec: &serde_json::Value) -> Result<Self> {
+        Self::deserialize(spec).map_err(|error| {
+            Error::new(ErrorKind::Damaged, "what is kept of an s3 connection can't be read")
+                .with_source(error)
+        })
+    }
+
+    /// What is kept of a connection in the catalogue.
+    pub fn to_spec(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|error| {
+            Error::new(ErrorKind::Damaged, format!("{self} can't be written")).with_source(error)
+        })
+    }
+
     /// Whether the bucket has to be named in the path: it was asked for, the host is no domain
     /// that could have a subdomain, or a dot in the bucket's name would break the certificate.
     pub fn needs_path_style(&self) -> bool {
@@ -262,9 +280,10 @@ mod tests {
         let reference = "project/AWS_SECRET_ACCESS_KEY".parse().unwrap();
         let key = Some(KeyReference { id: "AKIA".into(), secret: reference });
         let connection = Connection { key, ..Connection::new("cats") };
-        let json = serde_json::to_value(&connection).unwrap();
-        assert_eq!(json["key"]["secret"], "project/AWS_SECRET_ACCESS_KEY");
-        assert_eq!(serde_json::from_value::<Connection>(json).unwrap(), connection);
+        let spec = connection.to_spec().unwrap();
+        assert_eq!(spec["key"]["secret"], "project/AWS_SECRET_ACCESS_KEY");
+        assert_eq!(Connection::from_spec(&spec).unwrap(), connection);
+        assert!(Connection::from_spec(&serde_json::json!({"bucket": 7})).is_err());
     }
 
     #[test]

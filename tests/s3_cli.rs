@@ -1,0 +1,112 @@
+//! `atelier s3` against a real server.
+
+use crate::support::home::Home;
+use crate::support::seaweed::{BUCKET, KEY_ID, SECRET, Seaweed};
+
+const CONNECT: &[&str] = &["s3", "connect", "photos", "--bucket", BUCKET, "--region", "us-east-1"];
+
+/// A home whose project knows the secret of the server's key.
+fn home_with_secret() -> Home {
+    let home = Home::with_project();
+    home.run_with(SECRET.as_bytes(), ["secret", "set", "AWS_SECRET_ACCESS_KEY"]).expect_ok();
+    home
+}
+
+fn with<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [args, more].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_connected_shown_and_disconnected() {
+    let server = Seaweed::start().await;
+    let endpoint = server.endpoint();
+    let home = home_with_secret();
+    let key = ["--endpoint", &endpoint, "--key-id", KEY_ID];
+    let reference = ["--secret-ref", "project/AWS_SECRET_ACCESS_KEY"];
+    let args = with(&with(CONNECT, &key), &reference);
+    home.ok(with(&args, &["--prefix", "/2024", "--description", "cats on film"]));
+    home.ok(["s3", "test", "photos"]);
+
+    let listed = home.json(["s3", "list"]);
+    assert_eq!(listed[0]["name"], "photos");
+    assert_eq!(listed[0]["prefix"], "2024/");
+    assert_eq!(listed[0]["key"]["secret"], "project/AWS_SECRET_ACCESS_KEY");
+    assert_eq!(listed[0]["active"], true);
+    let shown = home.ok(["s3", "show", "photos"]);
+    assert!(shown.contains("s3://cats/2024/") && shown.contains("cats on film"), "{shown}");
+    for said in [listed.to_string(), shown] {
+        assert!(!said.contains(SECRET));
+    }
+    let database = std::fs::read(home.atelier().join("catalog.db")).unwrap();
+    assert!(!database.windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()));
+
+    let said = home.fails(args);
+    assert!(said.contains("s3 photos of lab/cats/tabby is there already"), "{said}");
+    home.ok(["s3", "deactivate", "photos"]);
+    let said = home.fails(["s3", "test", "photos"]);
+    assert!(said.contains("hint: `atelier s3 activate photos` shows it"), "{said}");
+    home.ok(["s3", "activate", "photos"]);
+    home.ok(["s3", "test", "photos"]);
+    home.ok(["s3", "disconnect", "photos"]);
+    assert_eq!(home.json(["s3", "list"]), serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_chain_is_that_of_who_runs_it() {
+    let server = Seaweed::start().await;
+    let endpoint = server.endpoint();
+    let home = Home::with_project();
+    let args = with(CONNECT, &["--endpoint", &endpoint]);
+    let said = home.fails(&args);
+    assert!(said.contains("no AWS credentials were found"), "{said}");
+    assert!(said.contains("hint: run `aws configure`"), "{said}");
+
+    let mut connect = home.command(&args);
+    connect.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
+    assert!(connect.status().unwrap().success());
+
+    let profile = home.path("profile");
+    let text =
+        format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
+    std::fs::write(&profile, text).unwrap();
+    let mut test = home.command(["s3", "test", "photos"]);
+    test.env("AWS_SHARED_CREDENTIALS_FILE", &profile);
+    assert!(test.status().unwrap().success());
+    home.fails(["s3", "test", "photos"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_named_in_one_line_with_a_hint() {
+    let server = Seaweed::start().await;
+    let endpoint = server.endpoint();
+    let home = home_with_secret();
+    home.run_with(b"wrong", ["secret", "set", "WRONG"]).expect_ok();
+    let key = |id, secret| vec!["--key-id", id, "--secret-ref", secret];
+    let fine = || key(KEY_ID, "project/AWS_SECRET_ACCESS_KEY");
+    let at = |url, bucket, key: Vec<&'static str>| {
+        let args = ["s3", "connect", "x", "--bucket", bucket, "--endpoint", url];
+        args.into_iter().map(str::to_owned).chain(key.into_iter().map(str::to_owned)).collect()
+    };
+    let cases: Vec<(Vec<String>, &str)> = vec![
+        (at(&endpoint, "dogs", fine()), "there is no bucket dogs"),
+        (at(&endpoint, BUCKET, key("NOBODY", "project/WRONG")), "key id NOBODY isn't known"),
+        (at(&endpoint, BUCKET, key(KEY_ID, "project/WRONG")), "the secret isn't that of"),
+        (at(&endpoint, BUCKET, key(KEY_ID, "project/NOTHING")), "has no secret NOTHING"),
+        (at("http://127.0.0.1:9", BUCKET, fine()), "refuses connections"),
+        (at("http://nowhere.invalid", BUCKET, fine()), "can't be found"),
+        (at("s3.example.org", BUCKET, fine()), "isn't the URL of an S3 service"),
+        (at(&endpoint, "a/b", fine()), "can't be a bucket's name"),
+    ];
+    for (args, words) in cases {
+        let said = home.fails(&args);
+        assert!(said.lines().next().unwrap().contains(words), "{words}: {said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("hint: ")).count(), 1, "{said}");
+        assert!(!said.contains(SECRET), "{said}");
+    }
+    assert_eq!(home.json(["s3", "list"]), serde_json::json!([]));
+    let untested = with(&["s3", "connect", "x", "--bucket", "dogs", "--no-test"], &fine());
+    home.ok(untested);
+    let said = home.fails(["s3", "show", "y"]);
+    assert!(said.contains("y"), "{said}");
+    assert_eq!(home.run(["s3", "connect", "z", "--bucket", "cats", "--key-id", "A"]).code, 2);
+}
