@@ -1,7 +1,6 @@
 //! Opens everything a command works on, from a [`Config`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
@@ -15,7 +14,7 @@ use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
 use crate::secret::{self, identity::Identities};
 use crate::snapshot;
 use crate::tree::Tree;
-use crate::tree::bucket::BucketTree;
+use crate::tree::bucket::{BucketTree, DEFAULT_TTL};
 use crate::tree::local::LocalTree;
 use crate::tree::namespace::{Namespace, OpenResource, Part, Shelf};
 use crate::tree::secrets::SecretsTree;
@@ -34,9 +33,6 @@ pub struct Workspace {
 
 /// How much of the memory blocks of buckets may take, in bytes: what a laptop can spare.
 const BLOCK_BYTES: u64 = 512 << 20;
-
-/// How long what a bucket listed is believed.
-const BUCKET_TTL: Duration = Duration::from_secs(1);
 
 impl Workspace {
     /// Opens the home.
@@ -144,14 +140,16 @@ impl Workspace {
             let workspace = workspace.clone();
             async move {
                 let Resource { id, project, spec, .. } = resource;
-                let connection: Connection = serde_json::from_value(spec).map_err(|error| {
-                    let message = format!("S3 connection {} is not readable", resource.name);
-                    Error::new(ErrorKind::Damaged, message).with_source(error)
-                })?;
+                let connection = Connection::from_spec(&spec)?;
                 let owner = workspace.catalog.project_by_id(&project).await?;
-                let store = workspace.bucket(&owner, connection, Limits::default()).await?;
+                let store = workspace.bucket(&owner, connection, Limits::default()).await;
+                // Whatever is wrong with the key, the bucket is there and can't be read.
+                let store = store.map_err(|error| {
+                    let message = format!("S3 connection {} can't be opened", resource.name);
+                    Error::new(ErrorKind::PermissionDenied, message).with_source(error)
+                })?;
                 let blocks = workspace.blocks.clone();
-                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), BUCKET_TTL);
+                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), DEFAULT_TTL);
                 Ok(Arc::new(tree) as Arc<dyn Tree>)
             }
             .boxed()

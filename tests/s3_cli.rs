@@ -69,9 +69,9 @@ async fn the_default_chain_is_that_of_who_runs_it() {
     let text =
         format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
     std::fs::write(&profile, text).unwrap();
-    let mut test = home.command(["s3", "test", "photos"]);
-    test.env("AWS_SHARED_CREDENTIALS_FILE", &profile);
-    assert!(test.status().unwrap().success());
+    let mut tried = home.command(["s3", "test", "photos"]);
+    tried.env("AWS_SHARED_CREDENTIALS_FILE", &profile);
+    assert!(tried.status().unwrap().success());
     home.fails(["s3", "test", "photos"]);
 }
 
@@ -107,6 +107,6 @@ async fn what_is_wrong_is_named_in_one_line_with_a_hint() {
     let untested = with(&["s3", "connect", "x", "--bucket", "dogs", "--no-test"], &fine());
     home.ok(untested);
     let said = home.fails(["s3", "show", "y"]);
-    assert!(said.contains("y"), "{said}");
+    assert!(said.contains("s3 y of lab/cats/tabby"), "{said}");
     assert_eq!(home.run(["s3", "connect", "z", "--bucket", "cats", "--key-id", "A"]).code, 2);
 }

@@ -64,7 +64,7 @@ pub struct Connect {
     /// The id of an access key [default: the AWS default chain]
     #[arg(long, value_name = "ID", requires = "secret_ref")]
     key_id: Option<String>,
-    /// Where the access key's secret is, such as project/AWS_SECRET_ACCESS_KEY
+    /// Where the access key's secret is, such as `project/AWS_SECRET_ACCESS_KEY`
     #[arg(long, value_name = "ENV/KEY", requires = "key_id")]
     secret_ref: Option<SecretReference>,
     /// What the bucket is for

@@ -327,15 +327,14 @@ impl Download {
             .set_key(subject.key.map(str::to_owned))
             .range(range_header(from, self.range.end))
             .set_if_match(self.pin.as_ref().filter(|etag| is_strong(etag)).map(|e| e.0.clone()));
-        let mut output = match timeout(stall, request.send()).await {
-            Ok(Ok(output)) => output,
-            // There is nothing so far behind the end (RFC 9110, section 15.5.17).
-            Ok(Err(error)) if error.raw_response().is_some_and(|r| r.status().as_u16() == 416) => {
-                return Ok(());
+        let sent = async {
+            match request.send().await {
+                // There is nothing so far behind the end (RFC 9110, section 15.5.17).
+                Err(error) if status(&error) == Some(416) => Ok(None),
+                other => other.map(Some),
             }
-            Ok(Err(error)) => return Err(subject.explain(error)),
-            Err(_) => return Err(subject.stalled()),
         };
+        let Some(mut output) = subject.answer(sent, stall).await? else { return Ok(()) };
         if let Some(etag) = output.e_tag.take().map(ETag) {
             match &self.pin {
                 Some(pin) if is_strong(pin) && *pin != etag => return Err(subject.changed()),
@@ -388,6 +387,10 @@ impl Download {
         }
         Ok(())
     }
+}
+
+fn status<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }
 
 /// The bytes from `from` to before `end`; without an end where servers couldn't parse it.

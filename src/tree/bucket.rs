@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use self::file::{BucketFile, Pinned};
-use self::known::{Known, Node};
+use self::known::{Found, Known, Node};
 use self::names::Place;
 use self::walk::Walk;
 use super::{Attr, Entry, File, OpenMode, Tree, read_only};
@@ -24,10 +24,7 @@ mod ahead;
 mod file;
 mod known;
 mod names;
-mod refused;
 mod walk;
-
-pub use refused::RefusedTree;
 
 /// How long listings and attributes are believed if nothing else is wanted.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(1);
@@ -159,17 +156,16 @@ impl Shared {
         if path.is_root() {
             return Ok(Node::Directory);
         }
-        let node = match self.known.find(path) {
-            Some(node) => node,
-            None => {
-                let node = match Place::of(path) {
-                    Some(place) => self.ask(path, &place).await?,
-                    None => None,
-                };
-                self.known.remember(path.clone(), node.clone());
-                node
-            }
+        match self.known.find(path) {
+            Some(Found::There(node)) => return Ok(node),
+            Some(Found::Nowhere) => return Err(not_found(path)),
+            None => {}
+        }
+        let node = match Place::of(path) {
+            Some(place) => self.ask(path, &place).await?,
+            None => None,
         };
+        self.known.remember(path.clone(), node.clone());
         node.ok_or_else(|| not_found(path))
     }
 

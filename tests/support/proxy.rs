@@ -63,7 +63,7 @@ impl Proxy {
                     return;
                 }
                 let shared = listening.clone();
-                std::thread::spawn(move || shared.take(client));
+                std::thread::spawn(move || shared.take(&client));
             }
         });
         Self { shared, port, listener: Some(listener) }
@@ -116,11 +116,11 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    fn take(&self, client: TcpStream) {
+    fn take(&self, client: &TcpStream) {
         let (Ok(peer), Ok(copy)) = (client.peer_addr(), client.try_clone()) else { return };
         self.lock().open.insert(peer.port(), copy);
         // A connection that breaks is what this is for.
-        let _ = self.serve(&client);
+        let _ = self.serve(client);
         self.lock().open.remove(&peer.port());
     }
 

@@ -220,7 +220,7 @@ impl Default for Limits {
     /// others are fractions of it that leave room for a second and a third try.
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
             connect: Duration::from_secs(5),
             stall: Duration::from_secs(15),
             attempts: 8,

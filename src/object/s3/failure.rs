@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Credentials};
@@ -64,19 +65,21 @@ impl Subject<'_> {
         }
     }
 
-    /// Waits for the answer to a request that was sent.
-    pub(super) async fn answer<T, E>(
-        &self,
-        sent: impl Future<Output = Result<T, SdkError<E>>>,
+    /// Waits for the answer to a request that was sent. Boxed, since the SDK's futures are large.
+    pub(super) fn answer<'b, T, E>(
+        &'b self,
+        sent: impl Future<Output = Result<T, SdkError<E>>> + Send + 'b,
         stall: Duration,
-    ) -> Result<T, Failure>
+    ) -> BoxFuture<'b, Result<T, Failure>>
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
-        match timeout(stall, sent).await {
-            Ok(answer) => answer.map_err(|error| self.explain(error)),
-            Err(_) => Err(self.stalled()),
-        }
+        Box::pin(async move {
+            match timeout(stall, sent).await {
+                Ok(answer) => answer.map_err(|error| self.explain(&error)),
+                Err(_) => Err(self.stalled()),
+            }
+        })
     }
 
     /// No answer came for the time that a silence may last.
@@ -98,12 +101,12 @@ impl Subject<'_> {
     }
 
     /// Says what an error of the SDK means.
-    pub(super) fn explain<E>(&self, error: SdkError<E, HttpResponse>) -> Failure
+    pub(super) fn explain<E>(&self, error: &SdkError<E, HttpResponse>) -> Failure
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
         let Some(response) = error.raw_response() else {
-            return self.explain_silence(&error);
+            return self.explain_silence(error);
         };
         let status = response.status().as_u16();
         let code = error.code().unwrap_or_default().to_owned();
@@ -129,7 +132,7 @@ impl Subject<'_> {
             }
             404 => self.no_bucket(),
             412 => self.changed(),
-            401 | 403 => self.denied(
+            401 | 403 => denied(
                 format!("{name}: access is denied"),
                 format!("the key needs the permission {}", self.permission),
             ),
@@ -145,7 +148,7 @@ impl Subject<'_> {
                 Failure::few(Error::new(ErrorKind::Io, format!("{name}: the service failed")))
             }
             // A HEAD that is refused for its region or its key says no more than this.
-            400 => self.denied(
+            400 => denied(
                 format!("{name}: the request is refused"),
                 "check region, endpoint and key".to_owned(),
             ),
@@ -164,25 +167,25 @@ impl Subject<'_> {
         };
         Some(match code {
             "NoSuchBucket" => self.no_bucket(),
-            "InvalidAccessKeyId" => self.denied(
+            "InvalidAccessKeyId" => denied(
                 format!("the key id {key_id} isn't known to {service}"),
                 "check the key id, and that it belongs to this endpoint".to_owned(),
             ),
-            "SignatureDoesNotMatch" => self.denied(
+            "SignatureDoesNotMatch" => denied(
                 format!("the secret isn't that of the key id {key_id}"),
                 "set the secret again; then check the region".to_owned(),
             ),
             // The SDK has learned the server's time from the answer.
             "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => Failure {
                 retry: Retry::Once,
-                ..self.denied(
+                ..denied(
                     format!("the clock of this machine and that of {service} differ too much"),
                     "set the clock, for example with `timedatectl set-ntp true`".to_owned(),
                 )
             },
             "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Failure {
                 retry: Retry::Renewed,
-                ..self.denied(
+                ..denied(
                     format!("the credentials for {service} have expired"),
                     "sign in again, for example with `aws sso login`".to_owned(),
                 )
@@ -210,7 +213,7 @@ impl Subject<'_> {
         let io = |message: String| Error::new(ErrorKind::Io, message);
         let says = |words: &[&str]| words.iter().any(|word| chain.contains(word));
         let failure = if says(&["credential", "identity"]) {
-            self.denied(
+            denied(
                 format!("{name}: no AWS credentials were found"),
                 "run `aws configure` or `aws sso login`, or connect with --key-id and --secret-ref"
                     .to_owned(),
@@ -246,10 +249,6 @@ impl Subject<'_> {
         Failure { error: failure.error.with_source(chain), ..failure }
     }
 
-    fn denied(&self, message: String, hint: String) -> Failure {
-        Failure::never(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint))
-    }
-
     fn no_bucket(&self) -> Failure {
         let Connection { bucket, .. } = self.connection;
         let message = format!("there is no bucket {bucket} at {}", self.connection.service());
@@ -261,11 +260,15 @@ impl Subject<'_> {
 
     fn elsewhere(&self) -> Failure {
         let bucket = &self.connection.bucket;
-        self.denied(
+        denied(
             format!("bucket {bucket} is in another region"),
             "name the bucket's region with --region".to_owned(),
         )
     }
+}
+
+fn denied(message: String, hint: String) -> Failure {
+    Failure::never(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint))
 }
 
 /// The messages of an error and of what lies behind it, each once.

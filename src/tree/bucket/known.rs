@@ -25,6 +25,21 @@ pub(super) enum Node {
     Directory,
 }
 
+/// What is known of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It leads here.
+    There(Node),
+    /// It leads nowhere.
+    Nowhere,
+}
+
+impl From<Option<Node>> for Found {
+    fn from(node: Option<Node>) -> Self {
+        node.map_or(Self::Nowhere, Self::There)
+    }
+}
+
 /// The entries of a directory.
 pub(super) type Entries = HashMap<Bytes, Node>;
 
@@ -49,17 +64,17 @@ impl Known {
         Self { ttl, state: Mutex::new(state) }
     }
 
-    /// What is known of `path`: `Some(None)` if it is known that nothing is there.
-    pub(super) fn find(&self, path: &TreePath) -> Option<Option<Node>> {
+    /// What is known of `path`, if anything.
+    pub(super) fn find(&self, path: &TreePath) -> Option<Found> {
         let mut state = self.lock();
         if let (Some(parent), Some(name)) = (path.parent(), path.name())
             && let Some((seen, entries)) = state.listed.get(&parent)
             && seen.elapsed() < self.ttl
         {
-            return Some(entries.get(name).cloned());
+            return Some(entries.get(name).cloned().into());
         }
         let (seen, node) = state.answers.get(path)?;
-        (seen.elapsed() < self.ttl).then(|| node.clone())
+        (seen.elapsed() < self.ttl).then(|| node.clone().into())
     }
 
     /// Whether `path` was a directory when it was last heard of, however long ago.
@@ -138,8 +153,8 @@ mod tests {
     fn a_listing_answers_for_what_is_there_and_what_is_not() {
         let known = Known::new(LONG);
         known.remember_listing(path("a"), Instant::now(), listing(&["b"]));
-        assert_eq!(known.find(&path("a/b")), Some(Some(Node::Directory)));
-        assert_eq!(known.find(&path("a/c")), Some(None));
+        assert_eq!(known.find(&path("a/b")), Some(Found::There(Node::Directory)));
+        assert_eq!(known.find(&path("a/c")), Some(Found::Nowhere));
         assert_eq!(known.find(&path("b")), None);
         assert!(known.was_directory(&path("a/b")));
     }
