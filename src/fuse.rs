@@ -213,8 +213,9 @@ impl Filesystem for Fuse {
         let (mode, exclusive) =
             (request::open_mode(OpenFlags(flags)), request::is_exclusive(flags));
         self.answer("create", reply, async move {
-            let made = vfs.create(parent.0, name.as_bytes(), new, mode, exclusive).await;
-            made.map(|(known, opened)| (Shown::of(&known, owner), opened))
+            let name = name.as_bytes();
+            let (known, opened) = vfs.create(parent.0, name, new, mode, exclusive).await?;
+            Ok((Shown::of(&known, owner), opened))
         });
     }
 

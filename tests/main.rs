@@ -20,3 +20,4 @@ mod secrets;
 mod snapshot;
 mod support;
 mod tree_contract;
+mod vfs_model;

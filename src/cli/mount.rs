@@ -29,13 +29,14 @@ mod point;
 /// /etc/fstab work too.
 #[derive(Debug, Args)]
 #[command(override_usage = "atelier mount [OPTIONS] [[ORG/]COMMUNITY/PROJECT] DIR")]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of the command line.
 pub struct Mount {
     /// The project [default: the one that `atelier use` chose], and an empty directory
     #[arg(value_name = "[PROJECT] DIR", required = true, num_args = 1..=2)]
     places: Vec<OsString>,
 
-    /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, allow_other, allow_root,
-    /// home=DIR, user=NAME
+    /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, `allow_other`,
+    /// `allow_root`, home=DIR, user=NAME
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
 

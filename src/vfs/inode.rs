@@ -79,7 +79,7 @@ impl Names {
 
 /// The nodes that the front end knows.
 pub(super) struct Nodes {
-    nodes: HashMap<u64, Node>,
+    by_number: HashMap<u64, Node>,
     by_name: HashMap<Place, u64>,
     by_identity: HashMap<Identity, u64>,
     /// Counts up for ever, so that no number is used twice.
@@ -96,7 +96,7 @@ impl Nodes {
             file_type: FileType::Directory,
         };
         Self {
-            nodes: HashMap::from([(ROOT, root)]),
+            by_number: HashMap::from([(ROOT, root)]),
             by_name: HashMap::new(),
             by_identity: HashMap::new(),
             next: ROOT + 1,
@@ -118,7 +118,7 @@ impl Nodes {
                 ino
             }
         };
-        if let Some(node) = self.nodes.get_mut(&ino) {
+        if let Some(node) = self.by_number.get_mut(&ino) {
             node.lookups += 1;
             node.names.prefer(&place);
         }
@@ -132,7 +132,7 @@ impl Nodes {
 
     /// Whether attributes that the tree gave for a node's path are still those of the same file.
     pub(super) fn stands_for(&self, ino: u64, attr: &Attr) -> bool {
-        self.nodes.get(&ino).is_some_and(|node| {
+        self.by_number.get(&ino).is_some_and(|node| {
             ino == ROOT
                 || node.file_type == attr.file_type
                     && node.identity.as_deref() == attr.identity.as_ref()
@@ -141,7 +141,7 @@ impl Nodes {
 
     /// Takes back `count` lookups; a node that nothing needs any more is dropped.
     pub(super) fn forget(&mut self, ino: u64, count: u64) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
+        if let Some(node) = self.by_number.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(count);
         }
         self.drop_unused(ino);
@@ -152,7 +152,7 @@ impl Nodes {
         let mut names = Vec::new();
         let mut at = ino;
         while at != ROOT {
-            let place = self.nodes.get(&at)?.names.latest.as_ref()?;
+            let place = self.by_number.get(&at)?.names.latest.as_ref()?;
             names.push(&place.name[..]);
             at = place.parent;
         }
@@ -162,13 +162,13 @@ impl Nodes {
 
     /// The directory a node is in; the root is in itself.
     pub(super) fn parent(&self, ino: u64) -> u64 {
-        let place = self.nodes.get(&ino).and_then(|node| node.names.latest.as_ref());
+        let place = self.by_number.get(&ino).and_then(|node| node.names.latest.as_ref());
         place.map_or(ROOT, |place| place.parent)
     }
 
     /// The directories that have a name of this node.
     pub(super) fn parents(&self, ino: u64) -> Vec<u64> {
-        let names = self.nodes.get(&ino).into_iter().flat_map(|node| node.names.iter());
+        let names = self.by_number.get(&ino).into_iter().flat_map(|node| node.names.iter());
         names.map(|place| place.parent).collect()
     }
 
@@ -205,14 +205,14 @@ impl Nodes {
 
     /// Ends what keeps an identity of a nameless node: its last open file was closed.
     pub(super) fn closed(&mut self, ino: u64) {
-        if self.nodes.get(&ino).is_some_and(|node| node.names.latest.is_none()) {
+        if self.by_number.get(&ino).is_some_and(|node| node.names.latest.is_none()) {
             self.drop_identity(ino);
         }
     }
 
     /// How many nodes are known, the root among them.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.by_number.len()
     }
 
     /// The known node of a file that can have several names.
@@ -233,7 +233,7 @@ impl Nodes {
             children: 0,
             file_type: attr.file_type,
         };
-        self.nodes.insert(ino, node);
+        self.by_number.insert(ino, node);
         if let Some(identity) = attr.identity
             && !attr.is_dir()
         {
@@ -243,10 +243,10 @@ impl Nodes {
     }
 
     fn attach(&mut self, ino: u64, place: Place) {
-        if let Some(parent) = self.nodes.get_mut(&place.parent) {
+        if let Some(parent) = self.by_number.get_mut(&place.parent) {
             parent.children += 1;
         }
-        if let Some(node) = self.nodes.get_mut(&ino) {
+        if let Some(node) = self.by_number.get_mut(&ino) {
             node.names.push(place.clone());
         }
         self.by_name.insert(place, ino);
@@ -255,7 +255,9 @@ impl Nodes {
     fn detach(&mut self, place: &Place, keep_identity: bool) {
         let Some(ino) = self.by_name.get(place).copied() else { return };
         self.take_name(ino, place);
-        if self.nodes.get(&ino).is_some_and(|node| node.names.latest.is_none()) && !keep_identity {
+        if self.by_number.get(&ino).is_some_and(|node| node.names.latest.is_none())
+            && !keep_identity
+        {
             self.drop_identity(ino);
         }
         self.drop_unused(ino);
@@ -271,17 +273,17 @@ impl Nodes {
 
     fn take_name(&mut self, ino: u64, place: &Place) {
         self.by_name.remove(place);
-        if let Some(node) = self.nodes.get_mut(&ino) {
+        if let Some(node) = self.by_number.get_mut(&ino) {
             node.names.remove(place);
         }
-        if let Some(parent) = self.nodes.get_mut(&place.parent) {
+        if let Some(parent) = self.by_number.get_mut(&place.parent) {
             parent.children = parent.children.saturating_sub(1);
         }
         self.drop_unused(place.parent);
     }
 
     fn drop_identity(&mut self, ino: u64) {
-        let identity = self.nodes.get(&ino).and_then(|node| node.identity.as_deref());
+        let identity = self.by_number.get(&ino).and_then(|node| node.identity.as_deref());
         if let Some(identity) = identity
             && self.by_identity.get(identity) == Some(&ino)
         {
@@ -294,14 +296,14 @@ impl Nodes {
         let unused = |node: &Node| node.lookups == 0 && node.children == 0;
         let mut waiting = vec![ino];
         while let Some(ino) = waiting.pop() {
-            if ino == ROOT || !self.nodes.get(&ino).is_some_and(unused) {
+            if ino == ROOT || !self.by_number.get(&ino).is_some_and(unused) {
                 continue;
             }
             self.drop_identity(ino);
-            let Some(node) = self.nodes.remove(&ino) else { continue };
+            let Some(node) = self.by_number.remove(&ino) else { continue };
             for place in node.names.iter() {
                 self.by_name.remove(place);
-                if let Some(parent) = self.nodes.get_mut(&place.parent) {
+                if let Some(parent) = self.by_number.get_mut(&place.parent) {
                     parent.children = parent.children.saturating_sub(1);
                     waiting.push(place.parent);
                 }

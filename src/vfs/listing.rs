@@ -11,6 +11,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::handle::Handles;
 use super::{Handle, Vfs, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::path::TreePath;
 use crate::tree::{Attr, Entry};
 
 /// The inode number of an entry that has none yet, as libfuse has it.
@@ -98,7 +99,8 @@ impl Default for OpenDirectory {
 /// out only the names are kept; whoever goes back behind the last piece gets new attributes.
 #[derive(Default)]
 struct Listing {
-    stream: Option<BoxStream<'static, Result<Entry>>>,
+    /// The entries that are still to come, and the path that they are listed from.
+    stream: Option<(TreePath, BoxStream<'static, Result<Entry>>)>,
     /// The state of `changes` when the stream began.
     as_of: u64,
     /// The names of all entries that came out of the stream.
@@ -183,16 +185,11 @@ impl Vfs {
             let fresh =
                 fresh.filter(|_| listing.as_of == directory.changes.load(Ordering::Acquire));
             let attr = match fresh {
-                Some(entry) => entry.attr.clone(),
-                None => match self.stat_below(ino, &name).await? {
-                    Some(attr) => attr,
-                    None => {
-                        position += 1;
-                        continue;
-                    }
-                },
+                Some(entry) => Some(entry.attr.clone()),
+                None => self.stat_below(ino, &name).await?,
             };
             position += 1;
+            let Some(attr) = attr else { continue };
             let known = self.known(ino, &name, &attr, count);
             let next_offset = FIRST + position as u64;
             if fill(Listed { ino: known, next_offset, name: &name, attr: &attr }) {
@@ -227,9 +224,10 @@ impl Vfs {
                 // A directory that was removed while open has no entries.
                 let Ok(path) = self.path(ino) else { return Ok(None) };
                 listing.as_of = directory.changes.load(Ordering::Acquire);
-                listing.stream = Some(self.tree.list(&path).fuse().boxed());
+                let entries = self.tree.list(&path).fuse().boxed();
+                listing.stream = Some((path, entries));
             }
-            let Some(stream) = &mut listing.stream else { return Ok(None) };
+            let Some((path, stream)) = &mut listing.stream else { return Ok(None) };
             let next =
                 if filled { stream.next().now_or_never() } else { Some(stream.next().await) };
             match next {
@@ -238,10 +236,22 @@ impl Vfs {
                     listing.names.push(entry.name[..].into());
                     listing.window.push_back(entry);
                 }
-                Some(Some(Err(error))) => listing.failed = Some(error),
+                Some(Some(Err(error))) => {
+                    let at_first = error.kind() == ErrorKind::NotFound && listing.names.is_empty();
+                    if at_first && self.moved(ino, path).await {
+                        listing.stream = None;
+                    } else {
+                        listing.failed = Some(error);
+                    }
+                }
             }
         }
         Ok(listing.names.get(position).cloned())
+    }
+
+    /// Whether a directory isn't at this path any more, or is just leaving it.
+    async fn moved(&self, ino: u64, path: &TreePath) -> bool {
+        self.moves.settled(path).await || self.path(ino).ok().as_ref() != Some(path)
     }
 
     /// The attributes of a name that may be gone by now.

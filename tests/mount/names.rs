@@ -125,3 +125,37 @@ fn a_name_of_any_bytes_works() {
         assert_eq!((text.as_str(), listed), ("x", vec![name]));
     });
 }
+
+#[test]
+fn who_stands_in_a_directory_does_not_see_it_move() {
+    use rustix::fs::{Mode, OFlags};
+    on_each_tree(|mount| {
+        fs::create_dir_all(mount.path("a/inner")).unwrap();
+        fs::create_dir(mount.path("other")).unwrap();
+        fs::write(mount.path("a/inner/f"), b"x").unwrap();
+        let inner = File::open(mount.path("a/inner")).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                for _ in 0..300 {
+                    fs::rename(mount.path("a"), mount.path("other/b")).unwrap();
+                    fs::rename(mount.path("other/b"), mount.path("a")).unwrap();
+                }
+                done.store(true, std::sync::atomic::Ordering::Release);
+            });
+            while !done.load(std::sync::atomic::Ordering::Acquire) && !mover.is_finished() {
+                rustix::fs::openat(&inner, "f", OFlags::RDONLY, Mode::empty()).unwrap();
+                let new = rustix::fs::openat(
+                    &inner,
+                    "g",
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY,
+                    Mode::RUSR,
+                );
+                drop(new.unwrap());
+                rustix::fs::unlinkat(&inner, "g", rustix::fs::AtFlags::empty()).unwrap();
+                let listed = rustix::fs::Dir::read_from(&inner).unwrap();
+                assert_eq!(listed.map(Result::unwrap).count(), 3);
+            }
+        });
+    });
+}
