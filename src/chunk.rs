@@ -153,7 +153,7 @@ impl Packs {
         let mut index = Index::default();
         while let Some((id, footer)) = footers.next().await {
             match footer {
-                Ok(footer) => index.add_pack(id, footer),
+                Ok(footer) => index.add_pack(id, &footer),
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     tracing::warn!("{error:?}");
                 }

@@ -126,13 +126,15 @@ fn verify_finds_a_changed_byte_and_names_the_file() {
     bytes[middle] ^= 1;
     fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&pack, bytes).unwrap();
-    let damaged = home.fails(["dataset", "verify", "flowers"]);
+    let ended = home.run(["dataset", "verify", "flowers"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let damaged = ended.stderr;
     assert!(damaged.contains("dataset flowers@1 is damaged"), "{damaged}");
     assert!(damaged.contains("affected: noise.bin"), "{damaged}");
     assert!(!damaged.contains("rose"), "{damaged}");
 
     fs::remove_file(&pack).unwrap();
-    let missing = home.fails(["dataset", "verify", "flowers"]);
+    let missing = home.run(["dataset", "verify", "flowers"]).stderr;
     assert!(missing.contains("affected: red/rose.txt"), "{missing}");
     // The files are still here, so the dataset can be mended.
     fs::write(home.path("flowers/new.txt"), "new").unwrap();

@@ -35,7 +35,7 @@ impl Slot {
 
 impl Index {
     /// Adds a pack that is in the store; those come before all that are being written.
-    pub fn add_pack(&mut self, id: Id, footer: Footer) {
+    pub fn add_pack(&mut self, id: Id, footer: &Footer) {
         let pack = number(self.known.len());
         self.known.push(id);
         self.numbers.insert(id, pack);

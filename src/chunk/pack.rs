@@ -144,6 +144,9 @@ impl Builder {
     }
 
     /// Ends the pack: its id and its bytes.
+    ///
+    /// # Panics
+    /// Never below 2^32 frames: a pack is complete long before.
     pub fn finish(mut self) -> (Id, Bytes) {
         let frame_bytes = self.bytes.len();
         for Stored { id, place } in &self.frames {
@@ -316,8 +319,8 @@ mod tests {
             let footer = Footer::parse(&bytes, bytes.len() as u64).unwrap();
             prop_assert_eq!(footer.frames(), &stored[..]);
             for (plain, Stored { id, place }) in plains.iter().zip(stored) {
-                let range = place.range();
-                let stored = bytes.slice(range.start as usize..range.end as usize);
+                let start = place.offset as usize;
+                let stored = bytes.slice(start..start + place.stored_len as usize);
                 let decoded = place.codec.decode(stored, place.plain_len as usize).unwrap();
                 prop_assert_eq!(&decoded[..], &plain[..]);
                 prop_assert_eq!(Id::of(&decoded), id);

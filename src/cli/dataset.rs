@@ -251,7 +251,8 @@ impl At<'_> {
         if !verified.is_whole() {
             let message = format!("dataset {name} is damaged");
             return Err(Error::new(ErrorKind::Damaged, message).with_hint(
-                "where the files are still at hand, `atelier dataset create` them again",
+                "where the files are still at hand, remove what is damaged from the store and \
+                 `atelier dataset create` them again",
             ));
         }
         let Version { files, bytes, .. } = version;

@@ -239,6 +239,8 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
         return pieces.remove(0);
     }
     let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    for piece in &pieces {
+        whole.extend_from_slice(piece);
+    }
     whole.freeze()
 }

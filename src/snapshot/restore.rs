@@ -165,8 +165,8 @@ impl Unfinished {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = to.with_file_name(format!(".atelier-{}-{count}", std::process::id()));
-        let made = make(&path)?;
-        Ok((made, Self(path)))
+        let value = make(&path)?;
+        Ok((value, Self(path)))
     }
 }
 

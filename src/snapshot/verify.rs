@@ -135,7 +135,9 @@ fn is_in(content: &Content, footers: &HashMap<Id, Option<Footer>>) -> bool {
             let there = runs.iter().all(|run| {
                 let frames = footer(&run.pack).and_then(|footer| footer.run(run));
                 let frames = frames.unwrap_or_default();
-                frames.iter().for_each(|frame| ids.extend_from_slice(frame.id.as_bytes()));
+                for frame in frames {
+                    ids.extend_from_slice(frame.id.as_bytes());
+                }
                 !frames.is_empty()
             });
             there && Id::of(&ids) == *id

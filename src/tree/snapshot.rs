@@ -60,13 +60,10 @@ impl Tree for SnapshotTree {
     }
 
     async fn read_link(&self, path: &TreePath) -> Result<Bytes> {
-        match self.version.entry(path).await?.content {
-            Content::Symlink(target) => Ok(target),
-            _ => {
-                let message = format!("{path} isn't a symbolic link");
-                Err(Error::new(ErrorKind::InvalidInput, message))
-            }
+        if let Content::Symlink(target) = self.version.entry(path).await?.content {
+            return Ok(target);
         }
+        Err(Error::new(ErrorKind::InvalidInput, format!("{path} isn't a symbolic link")))
     }
 }
 

@@ -100,7 +100,7 @@ pub(super) struct Pages {
     previous: Option<BoxStream<'static, Result<Named>>>,
     next_previous: Option<Named>,
     /// The pages so far, with the number of their pack where it isn't durable yet.
-    pages: Vec<(PageRef, Option<usize>)>,
+    done: Vec<(PageRef, Option<usize>)>,
     totals: Totals,
 }
 
@@ -116,7 +116,7 @@ impl Pages {
             known: known.iter().map(|page| (page.id, page.clone())).collect(),
             previous: previous.map(Version::entries),
             next_previous: None,
-            pages: Vec::new(),
+            done: Vec::new(),
             totals: Totals::default(),
         }
     }
@@ -149,7 +149,7 @@ impl Pages {
             self.store(page)?;
         }
         let durable = self.writer.finish()?.to_vec();
-        let pages = self.pages.into_iter().map(|(page, number)| match number {
+        let pages = self.done.into_iter().map(|(page, number)| match number {
             Some(number) => PageRef { pack: durable[number], ..page },
             None => page,
         });
@@ -163,13 +163,13 @@ impl Pages {
     fn store(&mut self, page: EncodedPage) -> Result<()> {
         let id = Id::of(&page.bytes);
         if let Some(known) = self.known.get(&id) {
-            self.pages.push((known.clone(), None));
+            self.done.push((known.clone(), None));
             return Ok(());
         }
         let (number, stored) = self.writer.add(&Frame::new(id, page.bytes))?;
         let (first, place) = (page.first.into(), stored.place);
         // The id stands in until the pack has one.
-        self.pages.push((PageRef { first, count: page.count, pack: id, place, id }, Some(number)));
+        self.done.push((PageRef { first, count: page.count, pack: id, place, id }, Some(number)));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Reads numbers, bytes and times out of bytes that may be anything.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::chunk::{Codec, Id, Place};
 
@@ -14,11 +14,12 @@ pub(super) struct Decoder(Bytes);
 
 impl Decoder {
     /// Reads what follows these first bytes.
-    pub(super) fn new(bytes: Bytes, magic: &[u8]) -> Result<Self> {
+    pub(super) fn new(mut bytes: Bytes, magic: &[u8]) -> Result<Self> {
         if !bytes.starts_with(magic) {
             return Err("it isn't what it should be, or of a later version");
         }
-        Ok(Self(bytes.slice(magic.len()..)))
+        bytes.advance(magic.len());
+        Ok(Self(bytes))
     }
 
     pub(super) fn end(self) -> Result<()> {

@@ -184,9 +184,13 @@ impl PageBuilder {
         let page = std::mem::take(self);
         let mut out = MAGIC.to_vec();
         encode::number(&mut out, page.packs.len() as u64);
-        page.packs.iter().for_each(|pack| encode::id(&mut out, pack));
+        for pack in &page.packs {
+            encode::id(&mut out, pack);
+        }
         encode::number(&mut out, page.directories.len() as u64);
-        page.directories.iter().for_each(|directory| encode::bytes(&mut out, directory));
+        for directory in &page.directories {
+            encode::bytes(&mut out, directory);
+        }
         encode::number(&mut out, page.count);
         out.extend_from_slice(&page.records);
         Some(EncodedPage { first: page.first?, count: page.count, bytes: out.into() })

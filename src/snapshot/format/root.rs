@@ -116,7 +116,9 @@ impl Root {
             encode::number(&mut out, total);
         }
         encode::number(&mut out, packs.len() as u64);
-        packs.iter().for_each(|pack| encode::id(&mut out, pack));
+        for pack in &packs {
+            encode::id(&mut out, pack);
+        }
         encode::number(&mut out, self.pages.len() as u64);
         out.extend_from_slice(&pages);
         out.into()
