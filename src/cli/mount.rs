@@ -20,6 +20,8 @@ pub mod helper;
 mod options;
 mod point;
 
+pub(super) use self::point::shell_word;
+
 /// Mount a project on a directory
 ///
 /// It returns when the project can be used; a process in the background serves it and logs to

@@ -24,7 +24,7 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf> {
     if let Some(mounted) = mounts::at(&place)?.filter(mounts::Mounted::is_ours) {
         let message = format!("{} is mounted on {shown} already", mounted.source);
         return Err(Error::new(ErrorKind::ResourceBusy, message)
-            .with_hint(format!("`atelier unmount {shown}` takes it away")));
+            .with_hint(format!("`atelier unmount {}` takes it away", shell_word(&place))));
     }
     let metadata = fs::metadata(&place).context(|| format!("{shown} can't be looked at"));
     if !metadata.map_err(|error| missing(dir, error))?.is_dir() {
@@ -52,12 +52,28 @@ fn missing(dir: &Path, error: Error) -> Error {
     }
     let shown = dir.display();
     Error::new(ErrorKind::NotFound, format!("there is no directory {shown} to mount on"))
-        .with_hint(format!("make it with `mkdir -p {shown}`"))
+        .with_hint(format!("make it with `mkdir -p {}`", shell_word(dir)))
+}
+
+/// A path as it can be typed in a shell.
+pub(in crate::cli) fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(is_plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_can_be_typed() {
+        assert_eq!(shell_word(Path::new("/mnt/a-b")), "/mnt/a-b");
+        assert_eq!(shell_word(Path::new("/mnt/my cat's")), r"'/mnt/my cat'\''s'");
+    }
 
     #[test]
     fn only_an_empty_directory_will_do() {
