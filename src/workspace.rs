@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use crate::cache::BlockCache;
-use crate::catalog::{Catalog, Kind, Project, Resource, Role};
+use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
 use crate::chunk::Packs;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::object::PutMode;
 use crate::object::local::LocalStore;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
 use crate::secret::{self, identity::Identities};
@@ -52,6 +53,26 @@ impl Workspace {
     /// `InvalidInput` when no project is named; `NotFound` when there is none of that name.
     pub async fn project(&self) -> Result<Project> {
         self.catalog.project_or_selected(self.config.project.as_deref()).await
+    }
+
+    /// Leaves a copy of a version's record beside its content, from which the catalogue could be
+    /// rebuilt. The catalogue decides what is there; a copy that is missing harms nobody.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn keep_record(&self, resource: &Resource, version: &catalog::Version) -> Result<()> {
+        let record = serde_json::json!({ "resource": resource, "version": version });
+        let key = record_key(resource, version.number);
+        let bytes = record.to_string().into_bytes().into();
+        self.packs.store().put(&key, bytes, PutMode::Overwrite).await.map(|_| ())
+    }
+
+    /// Removes the copy of a version's record.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn drop_record(&self, resource: &Resource, number: u32) -> Result<()> {
+        self.packs.store().delete(&record_key(resource, number)).await
     }
 
     /// The directory of a project's storage, made if it isn't there.
@@ -155,4 +176,9 @@ impl Workspace {
             .boxed()
         })
     }
+}
+
+/// The key of the copy of a version's record.
+fn record_key(resource: &Resource, number: u32) -> String {
+    format!("versions/{}/{number}", resource.id)
 }

@@ -38,12 +38,16 @@ fn a_dataset_is_made_shown_changed_and_deleted() {
     home.ok(["dataset", "activate", "flowers@2"]);
     assert_eq!(home.json(["dataset", "show", "flowers"])["version"], 2);
 
+    let records = home.atelier().join("store/versions");
+    assert_eq!(files(&records).len(), 2);
     home.ok(["dataset", "delete", "flowers@1"]);
+    assert_eq!(files(&records).len(), 1);
     home.fails(["dataset", "show", "flowers@1"]);
     let busy = home.fails(["dataset", "delete", "flowers"]);
     assert!(busy.contains("atelier dataset deactivate flowers"), "{busy}");
     home.ok(["dataset", "deactivate", "flowers"]);
     home.ok(["dataset", "delete", "flowers"]);
+    assert_eq!(files(&records).len(), 0);
     assert_eq!(home.json(["dataset", "list"]), serde_json::json!([]));
 }
 

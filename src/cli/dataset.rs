@@ -171,7 +171,7 @@ impl Dataset {
             Self::Verify(named) => at.verify(&workspace, &named.name).await?,
             Self::Activate(named) => at.activate(&named.name, true).await?,
             Self::Deactivate(named) => at.activate(&named.name, false).await?,
-            Self::Delete(named) => at.delete(&named.name).await?,
+            Self::Delete(named) => at.delete(&workspace, &named.name).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -277,7 +277,7 @@ impl At<'_> {
         Ok(())
     }
 
-    async fn delete(&self, text: &str) -> Result<()> {
+    async fn delete(&self, workspace: &Workspace, text: &str) -> Result<()> {
         let (shown, number) = self.named(text).await?;
         if shown.added {
             let message = format!("dataset {text} belongs to {}", shown.resource.owner);
@@ -285,9 +285,15 @@ impl At<'_> {
                 "`atelier remove dataset/{text}` takes it out of this project"
             )));
         }
+        let id = &shown.resource.id;
+        let mut gone = self.catalog.versions(id).await?;
+        gone.retain(|version| number.is_none_or(|number| version.number == number));
         match number {
-            Some(number) => self.catalog.delete_version(&shown.resource.id, number).await?,
+            Some(number) => self.catalog.delete_version(id, number).await?,
             None => self.catalog.delete_resource(&shown.resource).await?,
+        }
+        for version in gone {
+            workspace.drop_record(&shown.resource, version.number).await?;
         }
         table::say(format!("dataset {text} is deleted"));
         Ok(())

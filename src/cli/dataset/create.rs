@@ -72,6 +72,9 @@ impl Create {
             spec: serde_json::json!({ "stored": captured.stored, "reused": captured.reused }),
         };
         let (resource, version) = workspace.catalog.publish_version(project, new, version).await?;
+        if let Err(error) = workspace.keep_record(&resource, &version).await {
+            tracing::warn!("the copy of the record isn't kept: {error:?}");
+        }
         table::say(format!(
             "dataset {}@{} made: {} files, {}, of which {} are new in the store",
             resource.name,
