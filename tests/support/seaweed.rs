@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -106,10 +105,11 @@ fn command(data: &TempDir, ports: &[u16]) -> Command {
     fs::write(&identities, identities_json()).unwrap();
     let weed = program::find("weed");
     // The shell ends the server when its standard input ends, which it does even if this process
-    // is killed.
+    // is killed; a server that is killed leaves its sockets behind.
     let mut command = Command::new("sh");
     command
-        .args(["-c", "\"$@\" & server=$!; read _; kill -9 $server", "sh"])
+        .args(["-c", "\"$@\" & server=$!; read _; kill -9 $server; rm -f $SOCKETS", "sh"])
+        .env("SOCKETS", sockets(ports))
         .arg(weed)
         .args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false"])
         .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
@@ -123,6 +123,13 @@ fn command(data: &TempDir, ports: &[u16]) -> Command {
     }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command
+}
+
+/// The Unix sockets of a server, as patterns.
+fn sockets(ports: &[u16]) -> String {
+    let patterns: Vec<_> =
+        ports.iter().map(|port| format!("/tmp/seaweedfs-*-{port}.sock")).collect();
+    patterns.join(" ")
 }
 
 fn identities_json() -> String {
@@ -150,14 +157,5 @@ impl Drop for Seaweed {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
-        // A server that is killed leaves these behind.
-        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let ours = |port: &u16| name.ends_with(&format!("-{port}.sock"));
-            if name.starts_with("seaweedfs-") && self.ports.iter().any(ours) {
-                let _ = fs::remove_file(PathBuf::from("/tmp").join(&*name));
-            }
-        }
     }
 }
