@@ -1,7 +1,7 @@
 //! FUSE: requests in, replies out.
 //!
 //! Thin on purpose: each request becomes a call of [`Vfs`](crate::vfs::Vfs), each result goes through
-//! one [`Answer`]. A request is polled once on the thread that took it. What is ready goes back
+//! one `Answer`. A request is polled once on the thread that took it. What is ready goes back
 //! without a thread switch; what has to wait is spawned, so that a slow store holds none of the few
 //! FUSE threads.
 

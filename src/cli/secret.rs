@@ -107,7 +107,7 @@ impl Row for Listed {
     const HEADER: &'static [&'static str] = &["KEY", "ENVIRONMENT", "MODIFIED"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.key.clone(), self.environment.clone(), self.modified.to_string()]
+        vec![self.key.clone(), self.environment.clone(), table::time(self.modified)]
     }
 }
 

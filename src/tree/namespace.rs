@@ -1,6 +1,6 @@
 //! The router: one tree for a whole project, made of the trees of its resources.
 //!
-//! [`Namespace::resolve`] answers "this tree, and the path left over"; every operation goes
+//! `Namespace::resolve` answers "this tree, and the path left over"; every operation goes
 //! there. What the namespace serves itself are the directories above the resources, whose entries
 //! come from the catalogue and so change while the project is mounted.
 
@@ -27,7 +27,7 @@ use shelf::{Found, OnShelf};
 pub use shelf::{OpenResource, Shelf};
 
 /// How long the kernel may keep an entry that comes from the catalogue: what changes there shows
-/// in a live mount within this time and [`shelf::FRESH`] together, which is under a second.
+/// in a live mount within this time and `shelf::FRESH` together, which is under a second.
 const TTL: Duration = Duration::from_millis(400);
 
 /// One tree for a whole project.

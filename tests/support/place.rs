@@ -38,10 +38,6 @@ impl Place {
         mounts::at(&self.dir).unwrap().is_some()
     }
 
-    pub(crate) fn unmount(&self) {
-        self.home.ok(["unmount", self.dir()]);
-    }
-
     /// The process that serves the mount.
     pub(crate) fn server(&self) -> Pid {
         let serves = |process: &Path| {

@@ -10,7 +10,7 @@ use lru::LruCache;
 use tokio::sync::OnceCell;
 
 use super::{Inside, label::Label};
-use crate::catalog::{Catalog, Kind, Project, Resource, Shown, Version};
+use crate::catalog::{Catalog, Id, Kind, Project, Resource, Shown, Version};
 use crate::error::{ErrorKind, Result};
 use crate::path::TreePath;
 use crate::tree::{Attr, Tree};
@@ -194,15 +194,15 @@ impl Shelf {
             slots.push(Slot::Resource { name, resource, version });
         }
         if self.0.kind == Kind::Checkpoint {
-            let links = links(&slots);
+            let links = links(&slots, &self.0.project.id);
             slots.extend(links);
         }
         Ok(slots)
     }
 }
 
-/// `latest`, and the names of pinned checkpoints.
-fn links(checkpoints: &[Slot]) -> Vec<Slot> {
+/// The names of pinned checkpoints, and `latest`, which is the newest of the project's own.
+fn links(checkpoints: &[Slot], project: &Id) -> Vec<Slot> {
     let mut links = Vec::new();
     for slot in checkpoints {
         let Slot::Resource { name, resource, .. } = slot else { continue };
@@ -211,8 +211,10 @@ fn links(checkpoints: &[Slot]) -> Vec<Slot> {
         }
     }
     let newest = checkpoints.iter().filter_map(|slot| match slot {
-        Slot::Resource { name, resource, .. } => Some((resource.created, name, resource)),
-        Slot::Link { .. } => None,
+        Slot::Resource { name, resource, .. } if resource.project == *project => {
+            Some((resource.created, name, resource))
+        }
+        Slot::Resource { .. } | Slot::Link { .. } => None,
     });
     if let Some((_, name, resource)) = newest.max_by_key(|(created, name, _)| (*created, *name)) {
         links.push(link("latest", name, resource));
