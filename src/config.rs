@@ -1,6 +1,6 @@
 //! What was typed becomes what is meant: options and environment, resolved once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
 
@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// Where the catalogue, the store and the projects' files live [default:
-    /// $XDG_DATA_HOME/atelier]
+    /// Where the catalogue, the store and the projects' files live [default: `atelier` in the XDG
+    /// data directory]
     #[arg(long, global = true, env = "ATELIER_HOME", value_name = "DIR")]
     pub home: Option<PathBuf>,
 
@@ -57,7 +57,7 @@ impl Config {
         let identity_file = std::env::var_os("SOPS_AGE_KEY_FILE")
             .map_or_else(|| base.config_dir().join("sops/age/keys.txt"), PathBuf::from);
         Ok(Self {
-            home: absolute(args.home.clone().unwrap_or_else(|| base.data_dir().join("atelier")))?,
+            home: absolute(&args.home.clone().unwrap_or_else(|| base.data_dir().join("atelier")))?,
             cache: base.cache_dir().join("atelier"),
             identity_file,
             project: args.project.clone(),
@@ -81,8 +81,8 @@ impl Config {
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf> {
-    std::path::absolute(&path)
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
         .map_err(|error| Error::io(error, format!("{} can't be resolved", path.display())))
 }
 

@@ -316,6 +316,7 @@ pub struct Entry {
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools)] // They are the flags of open(2), in any combination.
 pub struct OpenMode {
     /// Bytes will be read.
     pub read: bool,

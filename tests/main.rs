@@ -1,7 +1,7 @@
 //! All integration tests in one binary, since linking the AWS SDK once takes long enough.
 
 // A test that panics has failed, as it should; clippy.toml covers only `#[test]` functions.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod bucket;
 mod catalog_contract;

@@ -26,7 +26,7 @@ async fn every_file_reads_back_as_it_was() {
     let (captured, version) = capture(&packs, from.path(), None).await;
     assert_eq!(captured.skipped, []);
     assert_same(&version, from.path()).await;
-    let files = walk(from.path()).into_values().filter(|metadata| metadata.is_file());
+    let files = walk(from.path()).into_values().filter(fs::Metadata::is_file);
     assert_eq!(captured.totals.bytes, files.map(|metadata| metadata.len()).sum::<u64>());
 }
 

@@ -283,13 +283,11 @@ impl Tree for Namespace {
         if let Some(value) = own.and_then(|label| label.value(name)) {
             return Ok(value);
         }
-        match inside {
-            Some(inside) => inside.tree.xattr(&inside.path, name).await,
-            None => {
-                let name = name.escape_ascii();
-                Err(Error::new(ErrorKind::NoAttribute, format!("{path} has no attribute {name}")))
-            }
+        if let Some(inside) = inside {
+            return inside.tree.xattr(&inside.path, name).await;
         }
+        let name = name.escape_ascii();
+        Err(Error::new(ErrorKind::NoAttribute, format!("{path} has no attribute {name}")))
     }
 
     async fn xattrs(&self, path: &TreePath) -> Result<Vec<Bytes>> {

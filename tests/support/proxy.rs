@@ -189,7 +189,7 @@ fn read_message(mut stream: &TcpStream) -> io::Result<(String, Vec<u8>)> {
         if let Some(end) = head_end(&message) {
             break end;
         }
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = vec![0; 64 << 10];
         let len = stream.read(&mut chunk)?;
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -23,7 +23,7 @@ impl Label {
             ("user.atelier.kind", "project".to_owned()),
             ("user.atelier.id", project.id.to_string()),
         ];
-        Self { identity: identity("", &values), values }
+        Self { identity: identity(&(), &values), values }
     }
 
     /// The label of a resource that shows as `name`.
@@ -35,16 +35,10 @@ impl Label {
         if let Some(version) = version {
             values.push(("user.atelier.version", version.number.to_string()));
         }
-        let identity = identity(name, &values);
-        // A bucket's root stays the same node while its connection is changed to another bucket
-        // or key, so the time of the change is part of who it is.
-        let identity = match resource.kind {
-            Kind::S3 => Identity {
-                inode: identity.inode ^ resource.modified.as_nanosecond().unsigned_abs() as u64,
-                ..identity
-            },
-            _ => identity,
-        };
+        // A bucket's root stays the same node while its connection is changed to another bucket or
+        // key, so the time of the change is part of who it is.
+        let changed = (resource.kind == Kind::S3).then_some(resource.modified);
+        let identity = identity(&(name, changed), &values);
         Self { values, identity }
     }
 
@@ -65,8 +59,8 @@ impl Label {
     }
 }
 
-fn identity(name: &str, values: &[(&'static str, String)]) -> Identity {
+fn identity(more: &impl Hash, values: &[(&'static str, String)]) -> Identity {
     let mut hasher = DefaultHasher::new();
-    (name, values).hash(&mut hasher);
+    (more, values).hash(&mut hasher);
     Identity { device: DEVICE, inode: hasher.finish() }
 }

@@ -38,17 +38,27 @@ struct Inner {
     /// Guards the last answer of the catalogue; never held while it is asked.
     slots: Mutex<Option<(Instant, Arc<[Slot]>)>>,
     /// Guards the open trees; never held while one is opened. Never taken together with `slots`.
-    trees: Mutex<LruCache<TreeKey, Arc<OnceCell<Arc<dyn Tree>>>>>,
+    trees: Mutex<LruCache<TreeKey, OpenTree>>,
 }
 
 /// An open tree belongs to a version, or to a resource as it was last changed.
 type TreeKey = (String, Option<u32>, jiff::Timestamp);
 
+/// A tree, or the place where it will be once it is open: whoever else asks waits for it.
+type OpenTree = Arc<OnceCell<Arc<dyn Tree>>>;
+
 /// A name on the shelf.
 #[derive(Clone)]
 enum Slot {
-    Resource { name: String, resource: Resource, version: Option<Version> },
+    Resource(Arc<Held>),
     Link { name: String, target: String, created: SystemTime },
+}
+
+/// A resource under a name.
+struct Held {
+    name: String,
+    resource: Resource,
+    version: Option<Version>,
 }
 
 /// What a name on a shelf leads to.
@@ -65,8 +75,7 @@ pub(super) enum Found {
 /// can't be reached doesn't hide the others.
 pub(super) struct OnShelf {
     shelf: Shelf,
-    resource: Resource,
-    version: Option<Version>,
+    held: Arc<Held>,
     pub(super) label: Arc<Label>,
 }
 
@@ -74,16 +83,14 @@ impl OnShelf {
     /// The attributes of its root, which may be cached for `ttl`: the name may lead to another
     /// version then, which is another node.
     pub(super) fn attr(&self, ttl: Duration) -> Attr {
-        let modified = match &self.version {
-            Some(version) => version.created,
-            None => self.resource.modified,
-        };
+        let Held { resource, version, .. } = &*self.held;
+        let modified = version.as_ref().map_or(resource.modified, |version| version.created);
         Attr { identity: Some(self.label.identity()), ..Attr::dir(system_time(modified), ttl) }
     }
 
     /// Opens its tree to go to `path` there.
     pub(super) async fn enter(self, path: TreePath) -> Result<Inside> {
-        let tree = self.shelf.tree(self.resource, self.version).await?;
+        let tree = self.shelf.tree(&self.held).await?;
         Ok(Inside { tree, path, label: Some(self.label) })
     }
 }
@@ -116,9 +123,10 @@ impl Shelf {
             Some(Slot::Link { target, created, .. }) => {
                 Ok(Some(Found::Link { target: target.into(), created }))
             }
-            Some(Slot::Resource { name, resource, version }) => {
-                let label = Arc::new(Label::of_resource(&name, &resource, version.as_ref()));
-                Ok(Some(Found::Resource(OnShelf { shelf: self.clone(), resource, version, label })))
+            Some(Slot::Resource(held)) => {
+                let Held { name, resource, version } = &*held;
+                let label = Arc::new(Label::of_resource(name, resource, version.as_ref()));
+                Ok(Some(Found::Resource(OnShelf { shelf: self.clone(), held, label })))
             }
         }
     }
@@ -131,35 +139,33 @@ impl Shelf {
         let Some(number) = number.parse::<u32>().ok().filter(|n| n.to_string() == number) else {
             return Ok(None);
         };
-        let resource = slots.iter().find_map(|slot| match slot {
-            Slot::Resource { name, resource, version: Some(_) } if name == base => Some(resource),
+        let newest = slots.iter().find_map(|slot| match slot {
+            Slot::Resource(held) if held.name == base && held.version.is_some() => Some(held),
             _ => None,
         });
-        let Some(resource) = resource else {
+        let Some(Held { resource, .. }) = newest.map(AsRef::as_ref) else {
             return Ok(None);
         };
         match self.0.catalog.version(&resource.id, number).await {
-            Ok(version) => Ok(Some(Slot::Resource {
+            Ok(version) => Ok(Some(Slot::Resource(Arc::new(Held {
                 name: name.to_owned(),
                 resource: resource.clone(),
                 version: Some(version),
-            })),
+            })))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn tree(&self, resource: Resource, version: Option<Version>) -> Result<Arc<dyn Tree>> {
-        let changed = match &version {
-            Some(version) => version.created,
-            None => resource.modified,
-        };
+    async fn tree(&self, held: &Held) -> Result<Arc<dyn Tree>> {
+        let Held { resource, version, .. } = held;
+        let changed = version.as_ref().map_or(resource.modified, |version| version.created);
         let key = (resource.id.to_string(), version.as_ref().map(|v| v.number), changed);
         let cell = {
             let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
             trees.get_or_insert(key, || Arc::new(OnceCell::new())).clone()
         };
-        cell.get_or_try_init(|| (self.0.open)(resource, version)).await.cloned()
+        cell.get_or_try_init(|| (self.0.open)(resource.clone(), version.clone())).await.cloned()
     }
 
     async fn slots(&self) -> Result<Arc<[Slot]>> {
@@ -191,7 +197,7 @@ impl Shelf {
             } else {
                 None
             };
-            slots.push(Slot::Resource { name, resource, version });
+            slots.push(Slot::Resource(Arc::new(Held { name, resource, version })));
         }
         if self.0.kind == Kind::Checkpoint {
             let links = links(&slots, &self.0.project.id);
@@ -205,16 +211,17 @@ impl Shelf {
 fn links(checkpoints: &[Slot], project: &Id) -> Vec<Slot> {
     let mut links = Vec::new();
     for slot in checkpoints {
-        let Slot::Resource { name, resource, .. } = slot else { continue };
+        let Slot::Resource(held) = slot else { continue };
+        let Held { name, resource, .. } = &**held;
         if let Some(pinned) = resource.spec["pinned_name"].as_str() {
             links.push(link(pinned, name, resource));
         }
     }
     let newest = checkpoints.iter().filter_map(|slot| match slot {
-        Slot::Resource { name, resource, .. } if resource.project == *project => {
-            Some((resource.created, name, resource))
+        Slot::Resource(held) if held.resource.project == *project => {
+            Some((held.resource.created, &held.name, &held.resource))
         }
-        Slot::Resource { .. } | Slot::Link { .. } => None,
+        Slot::Resource(_) | Slot::Link { .. } => None,
     });
     if let Some((_, name, resource)) = newest.max_by_key(|(created, name, _)| (*created, *name)) {
         links.push(link("latest", name, resource));
@@ -233,7 +240,8 @@ fn link(name: &str, target: &str, resource: &Resource) -> Slot {
 impl Slot {
     fn name(&self) -> &str {
         match self {
-            Self::Resource { name, .. } | Self::Link { name, .. } => name,
+            Self::Resource(held) => &held.name,
+            Self::Link { name, .. } => name,
         }
     }
 }
