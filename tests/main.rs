@@ -14,6 +14,7 @@ mod mount;
 mod namespace;
 mod object_contract;
 mod promises;
+mod quickstart;
 mod restore;
 mod s3_cli;
 mod secrets;

@@ -1,0 +1,92 @@
+//! The quickstart ends with a mounted project, goes on where it was, and leaves nothing behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A quickstart in a folder of its own, removed also when the test fails.
+struct Quickstart {
+    dir: tempfile::TempDir,
+}
+
+impl Quickstart {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("atelier-quickstart-").tempdir();
+        Self { dir: dir.expect("a temporary folder can be made") }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn run(&self, options: &[&str]) -> Output {
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/quickstart"))
+            .arg("--dir")
+            .arg(self.path())
+            .args(options)
+            .env("NO_COLOR", "1")
+            .output()
+            .expect("the script can be started")
+    }
+
+    /// Runs the script, which has to succeed, and returns what it said.
+    fn succeed(&self, options: &[&str]) -> String {
+        let output = self.run(options);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// The processes that serve this folder: the mount's and the object store's.
+    fn processes(&self) -> Vec<Pid> {
+        let name = self.path().to_string_lossy();
+        let entries = fs::read_dir("/proc").expect("/proc is there").filter_map(Result::ok);
+        entries
+            .filter_map(|entry| {
+                let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+                let command = fs::read(entry.path().join("cmdline")).ok()?;
+                String::from_utf8_lossy(&command).contains(&*name).then_some(pid)
+            })
+            .collect()
+    }
+
+    fn is_mounted(&self) -> bool {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is there");
+        mounts.contains(&*self.path().to_string_lossy())
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        if self.path().exists() {
+            self.run(&["--clean"]);
+        }
+    }
+}
+
+#[test]
+fn the_quickstart_mounts_a_project_goes_on_after_a_crash_and_takes_all_away() {
+    let quickstart = Quickstart::new();
+    quickstart.succeed(&[]);
+    let mount = quickstart.path().join("mount");
+    let summary = fs::read_to_string(mount.join("files/summary.md")).expect("the notebook ran");
+    assert!(summary.contains("handwritten digits: 1797"), "{summary}");
+    assert!(mount.join("checkpoints/first/notebook.ipynb").is_file());
+
+    // As after a power cut: no process is left, only what is on the disk.
+    for process in quickstart.processes() {
+        let _ = kill_process(process, Signal::KILL);
+    }
+    let said = quickstart.succeed(&[]);
+    assert!(said.contains("dataset sources: 7110 files: there already"), "{said}");
+    let parquet = fs::read(mount.join("s3/warehouse/tables/digits.parquet"));
+    let original = fs::read(quickstart.path().join("input/tables/digits.parquet"));
+    assert!(parquet.expect("the bucket is back") == original.expect("the input is there"));
+
+    quickstart.succeed(&["--clean"]);
+    assert!(!quickstart.is_mounted());
+    assert_eq!(quickstart.processes(), []);
+    assert!(!quickstart.path().exists());
+}
