@@ -5,8 +5,10 @@
 //! (parent, name, references) and never as a path, so that a renamed directory carries along what
 //! lies in it. It caches nothing else.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -14,7 +16,7 @@ use self::file::OpenFile;
 use self::handle::Handles;
 use self::inode::{Nodes, Place};
 use self::listing::Directories;
-use self::moves::Moves;
+use self::moves::{Move, Moves};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::tree::{Attr, FileType, NewNode, RenameMode, SetAttr, Space, Tree, XattrMode};
@@ -27,8 +29,12 @@ pub use self::listing::Listed;
 mod file;
 mod handle;
 mod inode;
+mod kept;
 mod listing;
 mod moves;
+
+/// How often a lookup starts over because of renames, before it takes what it finds.
+const PATIENCE: u32 = 8;
 
 /// A node as the front end is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Vfs {
     files: Mutex<Handles<OpenFile>>,
     directories: Directories,
     moves: Moves,
+    /// Guards which files without a name are open until their node is forgotten.
+    kept: Mutex<HashMap<u64, Handle>>,
 }
 
 impl Vfs {
@@ -63,19 +71,33 @@ impl Vfs {
             files: Mutex::new(Handles::new()),
             directories: Directories::default(),
             moves: Moves::default(),
+            kept: Mutex::default(),
         }
     }
 
     /// Finds `name` in a directory.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Known> {
-        let attr =
-            self.below(parent, name, |path| async move { self.tree.stat(&path).await }).await?;
-        Ok(self.enter(parent, name, attr))
+        let mut attempts = 0..PATIENCE;
+        loop {
+            let before = lock(&self.nodes).changes();
+            let stat = self.below(parent, name, |path| async move { self.tree.stat(&path).await });
+            let attr = stat.await?;
+            if attempts.next().is_none() || !lock(&self.nodes).contradicts(parent, name, &attr) {
+                return Ok(self.enter(parent, name, attr));
+            }
+            // Another file than ours has the name: found before a rename that the table shows
+            // already, or after one that it doesn't show yet. Without one it was changed outside.
+            let waited = self.moves.settled(&self.child_path(parent, name)?).await;
+            if !waited && lock(&self.nodes).changes() == before {
+                return Ok(self.enter(parent, name, attr));
+            }
+        }
     }
 
     /// Takes back `count` lookups of a node.
     pub fn forget(&self, ino: u64, count: u64) {
         lock(&self.nodes).forget(ino, count);
+        self.drop_if_forgotten(ino);
     }
 
     /// How many nodes the front end knows, the root among them.
@@ -98,8 +120,9 @@ impl Vfs {
                 Some(file) => file.stat().await,
                 None => Err(stale(ino)),
             },
-            Err(error) if error.kind() == ErrorKind::NotFound => match self.any_open(ino, false) {
+            Err(error) if is_gone(&error) => match self.any_open(ino, false) {
                 Some(file) => file.stat().await,
+                None if lock(&self.nodes).is_removed_dir(ino) => Ok(removed_dir()),
                 None => Err(error),
             },
             Err(error) => Err(error),
@@ -135,12 +158,10 @@ impl Vfs {
             let done =
                 self.on(ino, |path| async move { self.tree.set_attr(&path, changes).await }).await;
             match done {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    match self.any_open(ino, changes.size.is_some()) {
-                        Some(file) => file.set_attr(changes).await,
-                        None => Err(error),
-                    }
-                }
+                Err(error) if is_gone(&error) => match self.any_open(ino, changes.size.is_some()) {
+                    Some(file) => file.set_attr(changes).await,
+                    None => Err(error),
+                },
                 other => other,
             }
         };
@@ -189,15 +210,23 @@ impl Vfs {
             let new_path = self.child_path(parent, name)?;
             self.tree.link(&path, &new_path).await
         });
-        let linked = linked.await;
+        let attr = linked.await?;
         self.touch_node(ino);
-        self.made(parent, name, linked)
+        self.directories.touch(parent);
+        Ok(self.enter(parent, name, attr))
     }
 
     /// Removes a name that isn't a directory.
     pub async fn remove_file(&self, parent: u64, name: &[u8]) -> Result<()> {
-        self.below(parent, name, |path| async move { self.tree.remove_file(&path).await }).await?;
+        let kept = self.keep(parent, name, &self.child_path(parent, name)?).await;
+        let removed =
+            self.below(parent, name, |path| async move { self.tree.remove_file(&path).await });
+        if let Err(error) = removed.await {
+            self.let_go(kept);
+            return Err(error);
+        }
         self.unlinked(parent, name);
+        self.keep_until_forgotten(kept);
         Ok(())
     }
 
@@ -217,18 +246,57 @@ impl Vfs {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
-        let from = self.child_path(parent, name)?;
         let to = self.child_path(new_parent, new_name)?;
-        let under_way = self.moves.begin(&from, &to);
-        self.tree.rename(&from, &to, mode).await?;
+        let kept = match mode {
+            RenameMode::Replace => self.keep(new_parent, new_name, &to).await,
+            RenameMode::NoReplace | RenameMode::Exchange => None,
+        };
+        let under_way = match self.move_in_tree(parent, name, new_parent, new_name, mode).await {
+            Ok(under_way) => under_way,
+            Err(error) => {
+                self.let_go(kept);
+                return Err(error);
+            }
+        };
         let replaced = lock(&self.nodes).at(new_parent, new_name);
         let open = replaced.is_some_and(|ino| lock(&self.files).has(ino));
         let (from, to) = (Place::new(parent, name), Place::new(new_parent, new_name));
         lock(&self.nodes).rename(from, to, mode, open);
         drop(under_way);
+        self.settle_identity(replaced.filter(|_| open));
+        self.keep_until_forgotten(kept);
         self.directories.touch(parent);
         self.directories.touch(new_parent);
         Ok(())
+    }
+
+    /// Renames in the tree; the move is over when the table shows it too.
+    async fn move_in_tree(
+        &self,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<Move<'_>> {
+        let paths = || -> Result<_> {
+            Ok((self.child_path(parent, name)?, self.child_path(new_parent, new_name)?))
+        };
+        loop {
+            let (from, to) = paths()?;
+            let under_way = self.moves.begin(&from, &to);
+            match self.tree.rename(&from, &to, mode).await {
+                Ok(()) => return Ok(under_way),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    drop(under_way);
+                    let waited = self.moves.settled(&from).await || self.moves.settled(&to).await;
+                    if !waited && paths()? == (from, to) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Reads what a symbolic link holds.
@@ -319,9 +387,14 @@ impl Vfs {
         }
     }
 
+    /// The path of a node.
+    ///
+    /// # Errors
+    /// `StaleHandle` when it has none any more: the kernel then looks its name up anew, and finds
+    /// what has taken its place.
     fn path(&self, ino: u64) -> Result<TreePath> {
         lock(&self.nodes).path(ino).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("inode {ino} has no name any more"))
+            Error::new(ErrorKind::StaleHandle, format!("inode {ino} has no name any more"))
         })
     }
 
@@ -334,16 +407,28 @@ impl Vfs {
     }
 
     fn made(&self, parent: u64, name: &[u8], made: Result<Attr>) -> Result<Known> {
-        let known = self.enter(parent, name, made?);
+        let attr = made?;
+        let ino = lock(&self.nodes).enter_new(parent, name, &attr);
         self.directories.touch(parent);
-        Ok(known)
+        Ok(Known { ino, attr })
     }
 
     fn unlinked(&self, parent: u64, name: &[u8]) {
         let ino = lock(&self.nodes).at(parent, name);
         let open = ino.is_some_and(|ino| lock(&self.files).has(ino));
         lock(&self.nodes).unlink(parent, name, open);
+        self.settle_identity(ino.filter(|_| open));
         self.directories.touch(parent);
+    }
+
+    /// Ends what keeps an identity if the node, which was open when it lost its name, was closed
+    /// before it did.
+    fn settle_identity(&self, unlinked: Option<u64>) {
+        if let Some(ino) = unlinked
+            && !lock(&self.files).has(ino)
+        {
+            lock(&self.nodes).closed(ino);
+        }
     }
 
     /// Notes that a node's attributes changed, for whoever is listing a directory with it.
@@ -354,6 +439,16 @@ impl Vfs {
             }
         }
     }
+}
+
+/// Whether an error says that a node's path leads nowhere.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle)
+}
+
+/// What is left of a directory that was removed under whoever stands in it.
+fn removed_dir() -> Attr {
+    Attr { nlink: 0, ..Attr::dir(SystemTime::now(), Duration::ZERO) }
 }
 
 fn stale(ino: u64) -> Error {

@@ -162,7 +162,7 @@ impl Model {
         }
         let expected = match self.entry(dir, name) {
             Ok(_) => Err(ErrorKind::AlreadyExists),
-            Err(_) if self.is_removed(dir) => Err(ErrorKind::NotFound),
+            Err(_) if self.is_removed(dir) => Err(ErrorKind::StaleHandle),
             Err(_) => Ok(id),
         };
         let linked = now(self.vfs.link(self.ino(id), self.ino(dir), name.as_bytes()));
@@ -388,13 +388,13 @@ impl Model {
             File::Dir { entries, removed: false } => {
                 entries.get(name).copied().ok_or(ErrorKind::NotFound)
             }
-            _ => Err(ErrorKind::NotFound),
+            _ => Err(ErrorKind::StaleHandle),
         }
     }
 
     fn add(&mut self, dir: Id, name: Name, file: File) -> Result<Id, ErrorKind> {
         if self.is_removed(dir) {
-            return Err(ErrorKind::NotFound);
+            return Err(ErrorKind::StaleHandle);
         }
         if self.entry(dir, name).is_ok() {
             return Err(ErrorKind::AlreadyExists);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Handle, Known, Vfs, lock, stale};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Handle, Known, Vfs, is_gone, lock, stale};
+use crate::error::{ErrorKind, Result};
 use crate::tree::{Attr, File, NewNode, OpenMode, PageCache, SeekTo, SetAttr};
 
 /// How much one step of a copy reads and writes.
@@ -47,14 +47,14 @@ impl Vfs {
     ) -> Result<OpenedFile> {
         let opened = self.on(ino, |path| async move { self.tree.open(&path, mode).await }).await;
         let file = match opened {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let file = self.open_again(ino, mode).ok_or_else(|| self.gone(ino, error))?;
+            Err(error) if is_gone(&error) => {
+                let file = self.open_again(ino, mode).ok_or(error)?;
                 if mode.truncate {
                     file.set_attr(SetAttr { size: Some(0), ..SetAttr::default() }).await?;
                 }
                 file
             }
-            other => other?,
+            other => self.checked(ino, other?).await?,
         };
         if mode.truncate {
             if drop_privileges {
@@ -63,13 +63,6 @@ impl Vfs {
             self.touch_node(ino);
         }
         Ok(self.opened(ino, file, mode))
-    }
-
-    /// What to say of a file that isn't there to be opened: one that lost its name since the
-    /// kernel looked it up is stale, so that the kernel looks the path up once more and finds
-    /// what a rename has put there.
-    fn gone(&self, ino: u64, error: Error) -> Error {
-        if self.path(ino).is_err() { stale(ino) } else { error }
     }
 
     /// Makes a file and opens it; unless `exclusive`, one that is there already is opened.
@@ -187,6 +180,15 @@ impl Vfs {
         }
     }
 
+    /// Refuses a file that isn't the one that the node stands for: a rename was faster.
+    pub(super) async fn checked(&self, ino: u64, file: Arc<dyn File>) -> Result<Arc<dyn File>> {
+        let expected = lock(&self.nodes).identity(ino);
+        if expected.is_some() && file.stat().await?.identity != expected {
+            return Err(stale(ino));
+        }
+        Ok(file)
+    }
+
     /// The open file behind a handle.
     pub(super) fn open_file(&self, handle: Handle) -> Result<Arc<dyn File>> {
         lock(&self.files).at(handle).map(|(_, open)| Arc::clone(&open.file))
@@ -209,7 +211,7 @@ impl Vfs {
         files.of(ino).find(|open| covers(&open.mode)).map(|open| Arc::clone(&open.file))
     }
 
-    fn opened(&self, ino: u64, file: Arc<dyn File>, mode: OpenMode) -> OpenedFile {
+    pub(super) fn opened(&self, ino: u64, file: Arc<dyn File>, mode: OpenMode) -> OpenedFile {
         let page_cache = file.page_cache();
         let handle = lock(&self.files).insert(ino, OpenFile { file, mode });
         OpenedFile { handle, page_cache, read_only: !mode.writes() }

@@ -84,6 +84,8 @@ pub(super) struct Nodes {
     by_identity: HashMap<Identity, u64>,
     /// Counts up for ever, so that no number is used twice.
     next: u64,
+    /// How often names were moved or taken off.
+    changes: u64,
 }
 
 impl Nodes {
@@ -100,6 +102,7 @@ impl Nodes {
             by_name: HashMap::new(),
             by_identity: HashMap::new(),
             next: ROOT + 1,
+            changes: 0,
         }
     }
 
@@ -113,7 +116,7 @@ impl Nodes {
                 if other.is_some() {
                     self.detach(&place, false);
                 }
-                let ino = self.same_file(attr).unwrap_or_else(|| self.insert(attr));
+                let ino = self.other_name(attr).unwrap_or_else(|| self.insert(attr));
                 self.attach(ino, place.clone());
                 ino
             }
@@ -123,6 +126,29 @@ impl Nodes {
             node.names.prefer(&place);
         }
         ino
+    }
+
+    /// The same for a file that was just made, which can't be any that is known.
+    pub(super) fn enter_new(&mut self, parent: u64, name: &[u8], attr: &Attr) -> u64 {
+        if let Some(identity) = &attr.identity {
+            self.by_identity.remove(identity);
+        }
+        self.enter(parent, name, attr)
+    }
+
+    /// Whether attributes are those of another file than the one that has this name here.
+    pub(super) fn contradicts(&self, parent: u64, name: &[u8], attr: &Attr) -> bool {
+        self.at(parent, name).is_some_and(|ino| !self.stands_for(ino, attr))
+    }
+
+    /// Grows with every name that was moved or taken off.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The file that a node stands for, where files can have several names.
+    pub(super) fn identity(&self, ino: u64) -> Option<Identity> {
+        self.by_number.get(&ino)?.identity.as_deref().copied()
     }
 
     /// The node at this name, if there is one.
@@ -166,6 +192,26 @@ impl Nodes {
         place.map_or(ROOT, |place| place.parent)
     }
 
+    /// Whether a node is known.
+    pub(super) fn knows(&self, ino: u64) -> bool {
+        self.by_number.contains_key(&ino)
+    }
+
+    /// The regular file that has this name and no other, in a tree that tells files apart.
+    pub(super) fn with_last_name(&self, parent: u64, name: &[u8]) -> Option<u64> {
+        let ino = self.at(parent, name)?;
+        let node = self.by_number.get(&ino)?;
+        let is_file = node.file_type == FileType::File && node.identity.is_some();
+        (is_file && node.names.others.is_none()).then_some(ino)
+    }
+
+    /// Whether a node is a directory without a name.
+    pub(super) fn is_removed_dir(&self, ino: u64) -> bool {
+        let removed =
+            |node: &Node| node.file_type == FileType::Directory && node.names.latest.is_none();
+        ino != ROOT && self.by_number.get(&ino).is_some_and(removed)
+    }
+
     /// The directories that have a name of this node.
     pub(super) fn parents(&self, ino: u64) -> Vec<u64> {
         let names = self.by_number.get(&ino).into_iter().flat_map(|node| node.names.iter());
@@ -176,11 +222,13 @@ impl Nodes {
     ///
     /// While the node is `open`, its file can't be mistaken for another one: the identity stays.
     pub(super) fn unlink(&mut self, parent: u64, name: &[u8], open: bool) {
+        self.changes += 1;
         self.detach(&Place::new(parent, name), open);
     }
 
     /// Moves names as the tree just did; `open` tells whether the node that was at `to` is open.
     pub(super) fn rename(&mut self, from: Place, to: Place, mode: RenameMode, open: bool) {
+        self.changes += 1;
         let (moved, replaced) = (self.by_name.get(&from).copied(), self.by_name.get(&to).copied());
         if moved.is_some() && moved == replaced {
             // Two names of one file: rename(2) does nothing then.
@@ -215,12 +263,16 @@ impl Nodes {
         self.by_number.len()
     }
 
-    /// The known node of a file that can have several names.
+    /// The known node of a file that turned up under a name that it didn't have here.
     ///
-    /// A directory has one name only, so it isn't searched: a bind mount would make a ring.
-    fn same_file(&self, attr: &Attr) -> Option<u64> {
+    /// A directory has one name only, so it isn't searched: a bind mount would make a ring. And
+    /// where a file has one name, that of the node is no longer its: it was deleted behind our
+    /// back, and the system gave its inode number to a new file.
+    fn other_name(&self, attr: &Attr) -> Option<u64> {
         let ino = *self.by_identity.get(attr.identity.as_ref()?)?;
-        (!attr.is_dir() && self.stands_for(ino, attr)).then_some(ino)
+        let node = self.by_number.get(&ino)?;
+        let can_have_both = attr.nlink > 1 || node.names.latest.is_none();
+        (!attr.is_dir() && can_have_both && self.stands_for(ino, attr)).then_some(ino)
     }
 
     fn insert(&mut self, attr: &Attr) -> u64 {
@@ -327,7 +379,7 @@ mod tests {
     }
 
     fn with_identity(inode: u64) -> Attr {
-        Attr { identity: Some(Identity { device: 1, inode }), ..file() }
+        Attr { identity: Some(Identity { device: 1, inode }), nlink: 2, ..file() }
     }
 
     fn path(nodes: &Nodes, ino: u64) -> String {
@@ -379,6 +431,17 @@ mod tests {
         nodes.unlink(ROOT, b"a", false);
         assert_eq!(path(&nodes, a), "gone");
         assert_ne!(nodes.enter(ROOT, b"c", &with_identity(7)), a, "the inode was used again");
+    }
+
+    #[test]
+    fn an_inode_that_was_used_again_is_another_node() {
+        let mut nodes = Nodes::new();
+        let only = Attr { nlink: 1, ..with_identity(7) };
+        let a = nodes.enter(ROOT, b"a", &only);
+        let b = nodes.enter(ROOT, b"b", &only);
+        assert_ne!(a, b, "a file with one name can't have two");
+        let c = nodes.enter_new(ROOT, b"c", &with_identity(7));
+        assert_ne!(b, c, "a file that was just made isn't known");
     }
 
     #[test]

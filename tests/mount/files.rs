@@ -3,9 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{on_each_tree, python};
+use atelier::tree::local::LocalTree;
+
+use super::{Mount, on_each_tree, python};
 
 #[test]
 fn what_is_written_is_read_back() {
@@ -89,6 +92,27 @@ fn an_unlinked_file_lives_while_it_is_open() {
         fs::write(mount.path("f"), b"another").unwrap();
         assert_eq!(file.metadata().unwrap().len(), 5);
     });
+}
+
+#[test]
+fn a_removed_file_that_nobody_uses_gives_its_room_back() {
+    let mount = Mount::new(|dir| Arc::new(LocalTree::open(dir).unwrap()));
+    let backing = mount.backing();
+    fs::write(mount.path("f"), b"x").unwrap();
+    fs::write(mount.path("g"), b"y").unwrap();
+    fs::remove_file(mount.path("f")).unwrap();
+    fs::write(mount.path("h"), b"z").unwrap();
+    fs::rename(mount.path("h"), mount.path("g")).unwrap();
+    let open = || {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        targets.filter(|target| target.starts_with(&backing) && *target != backing).count()
+    };
+    let start = Instant::now();
+    while open() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "they stay open");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
