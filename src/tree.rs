@@ -254,12 +254,15 @@ pub struct Attr {
 
 impl Attr {
     /// A regular file of `size` bytes last changed at `mtime`, readable by all.
+    ///
+    /// Its owner has the write bit also where nothing can be written, as on a disk that is mounted
+    /// read-only: so a write is answered by the tree, with `EROFS`, and a copy can be written.
     pub fn file(size: u64, mtime: SystemTime, ttl: Duration) -> Self {
         Self {
             file_type: FileType::File,
             size,
             blocks: size.div_ceil(512),
-            mode: 0o444,
+            mode: 0o644,
             nlink: 1,
             owner: None,
             rdev: 0,
@@ -273,7 +276,7 @@ impl Attr {
 
     /// A directory last changed at `mtime`, readable by all.
     pub fn dir(mtime: SystemTime, ttl: Duration) -> Self {
-        Self { file_type: FileType::Directory, mode: 0o555, nlink: 2, ..Self::file(0, mtime, ttl) }
+        Self { file_type: FileType::Directory, mode: 0o755, nlink: 2, ..Self::file(0, mtime, ttl) }
     }
 
     /// A symbolic link to a target of `len` bytes.

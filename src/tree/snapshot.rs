@@ -89,14 +89,14 @@ impl File for SnapshotFile {
     }
 }
 
-/// What the kernel is told: readable by all, writable by none, executable as it was captured.
+/// What the kernel is told: readable by all, executable as it was captured.
 fn attr_of(entry: &snapshot::Entry) -> Attr {
     let (size, mtime) = (entry.content.len(), entry.mtime.to_system());
     match entry.content {
         Content::Directory => Attr::dir(mtime, TTL),
         Content::Symlink(_) => Attr::symlink(size, mtime, TTL),
         Content::Inline(_) | Content::Frame { .. } | Content::Runs { .. } => {
-            Attr { mode: 0o444 | (entry.mode & 0o111), ..Attr::file(size, mtime, TTL) }
+            Attr { mode: 0o644 | (entry.mode & 0o111), ..Attr::file(size, mtime, TTL) }
         }
     }
 }

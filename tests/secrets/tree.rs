@@ -52,7 +52,7 @@ async fn environment_files_are_served_in_ciphertext() {
     put(&home, "staging", None, &sealed(&home, "2")).await;
     assert_eq!(names(&tree).await, ["project.env", "staging.env"]);
     let attr = tree.stat(&path("project.env")).await.unwrap();
-    assert_eq!((attr.size, attr.mode), (body.len() as u64, 0o444));
+    assert_eq!((attr.size, attr.mode), (body.len() as u64, 0o644));
     assert!(attr.ttl <= Duration::from_secs(1));
     assert!(attr.mtime > SystemTime::now() - Duration::from_mins(1));
     let file = tree.open(&path("project.env"), OpenMode::READ).await.unwrap();
