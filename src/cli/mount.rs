@@ -38,7 +38,7 @@ pub struct Mount {
     places: Vec<OsString>,
 
     /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, `allow_other`,
-    /// `allow_root`, home=DIR, user=NAME
+    /// `allow_root`, home=DIR, as=NAME
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
 

@@ -147,7 +147,7 @@ fn mount_8_finds_its_helper() {
     let helper = place.home.path("mount.atelier");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_atelier"), &helper).unwrap();
     let options =
-        format!("ro,nodev,x-systemd.automount,user=ada,home={}", place.home.atelier().display());
+        format!("ro,nodev,x-systemd.automount,as=ada,home={}", place.home.atelier().display());
     let call = |more: &[&str]| {
         let mut arguments = vec!["lab/cats/tabby", place.dir(), "-o", &options];
         arguments.extend(more);

@@ -44,7 +44,7 @@ pub(super) struct Options {
     pub(super) mount: MountOptions,
     /// The home to mount from.
     home: Option<PathBuf>,
-    /// Who is acting.
+    /// Who is acting. The word is `as`: mount(8) keeps `user` for itself, and adds `suid` to it.
     user: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Options {
     fn take(&mut self, word: &str) -> bool {
         match word.split_once('=') {
             Some(("home", home)) if !home.is_empty() => self.home = Some(home.into()),
-            Some(("user", user)) if !user.is_empty() => self.user = Some(user.to_owned()),
+            Some(("as", user)) if !user.is_empty() => self.user = Some(user.to_owned()),
             Some(("comment", _)) => {}
             _ => return self.take_flag(word),
         }
@@ -124,7 +124,7 @@ fn unknown(word: &str) -> Error {
         }
         _ => error.with_hint(
             "known are ro, noexec, noatime, sync, dirsync, allow_other, allow_root, home=DIR, \
-             user=NAME and the general ones of mount(8)",
+             as=NAME and the general ones of mount(8)",
         ),
     }
 }
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_mount_passes_is_understood() {
         let list = "ro,noexec,nosuid,nodev,user,_netdev,nofail,x-systemd.automount,allow_other,\
-                    home=/srv/a home,user=ada";
+                    home=/srv/a home,as=ada";
         let options = parse(list).unwrap();
         assert_eq!(options.mount.flags, [Flag::ReadOnly, Flag::NoExec]);
         assert_eq!(options.mount.access, Access::All);
