@@ -139,6 +139,9 @@ impl Session {
         let mut ending = self.ending.clone();
         let ended = ending.wait_for(Option::is_some).await;
         match ended.as_deref() {
+            // A thread that takes a request while the kernel lets go of the mount is told this
+            // instead of `ENODEV`.
+            Ok(Some(Err(error))) if was_aborted(error) && !self.is_mounted() => Ok(()),
             Ok(Some(Err(error))) => {
                 let message = format!("the mount at {} broke", self.mount_point.display());
                 Err(Error::new(ErrorKind::Io, message).with_source(Arc::clone(error)))
@@ -190,4 +193,8 @@ fn config() -> fuser::Config {
     config.n_threads = Some(threads.clamp(2, 8));
     config.clone_fd = device::can_clone();
     config
+}
+
+fn was_aborted(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::CONNABORTED)
 }
