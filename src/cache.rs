@@ -57,6 +57,8 @@ pub struct ObjectVersion {
     pub object: Arc<str>,
     /// The version of its bytes.
     pub etag: ETag,
+    /// How many there are.
+    pub size: u64,
 }
 
 /// A block that was asked for.
@@ -308,7 +310,7 @@ mod tests {
     }
 
     fn version(name: &str) -> Arc<ObjectVersion> {
-        Arc::new(ObjectVersion { object: name.into(), etag: ETag("\"1\"".into()) })
+        Arc::new(ObjectVersion { object: name.into(), etag: ETag("\"1\"".into()), size: 1 << 20 })
     }
 
     fn four(byte: u8) -> std::future::Ready<Result<Bytes>> {

@@ -6,6 +6,10 @@ use etcetera::BaseStrategy;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use self::serving::{ByteCount, CacheSize, Serving, ServingArgs, Span};
+
+mod serving;
+
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]

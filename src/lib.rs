@@ -17,7 +17,8 @@
 //!  snapshot versions: capture, restore            notebook   a notebook's cells and output
 //!  chunk    packs of content-addressed frames
 //!  cache    LRU blocks        catalog  SQL        secret     environment files
-//!  object   ObjectStore: local, S3, memory        crypto     path     config
+//!  object   ObjectStore: local, S3, memory
+//!  crypto   path     config     metrics
 //!  error
 //! ```
 //!
@@ -63,6 +64,7 @@ pub mod config;
 pub mod crypto;
 pub mod error;
 pub mod fuse;
+pub mod metrics;
 pub mod notebook;
 pub mod object;
 pub mod path;

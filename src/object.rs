@@ -29,6 +29,23 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// object's version is another one; `PermissionDenied`, `TimedOut`, `Io` as the store says.
     async fn get(&self, key: &str, range: Range<u64>, if_match: Option<&ETag>) -> Result<Bytes>;
 
+    /// Reads a range as [`get`](Self::get) does, and hands its bytes to `sink` piece by piece, in
+    /// order and each once, as soon as they come: whoever waits for the first needn't wait for
+    /// the last.
+    ///
+    /// # Errors
+    /// Those of `get`; the pieces that came before are right.
+    async fn get_into(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        if_match: Option<&ETag>,
+        sink: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<()> {
+        sink(self.get(key, range, if_match).await?);
+        Ok(())
+    }
+
     /// Describes an object.
     ///
     /// # Errors

@@ -7,15 +7,16 @@ use futures_util::FutureExt as _;
 use crate::cache::BlockCache;
 use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
 use crate::chunk::Packs;
-use crate::config::Config;
+use crate::config::{Config, Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::metrics::Metrics;
 use crate::object::PutMode;
 use crate::object::local::LocalStore;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
 use crate::secret::{self, identity::Identities};
 use crate::snapshot;
 use crate::tree::Tree;
-use crate::tree::bucket::{BucketTree, DEFAULT_TTL};
+use crate::tree::bucket::BucketTree;
 use crate::tree::local::LocalTree;
 use crate::tree::namespace::{Namespace, OpenResource, Part, Shelf};
 use crate::tree::secrets::SecretsTree;
@@ -29,11 +30,11 @@ pub struct Workspace {
     pub catalog: Catalog,
     /// The content of datasets and checkpoints.
     pub packs: Packs,
+    serving: Serving,
     blocks: Arc<BlockCache>,
+    /// What is counted while it is open.
+    pub metrics: Arc<Metrics>,
 }
-
-/// How much of the memory blocks of buckets may take, in bytes: what a laptop can spare.
-const BLOCK_BYTES: u64 = 512 << 20;
 
 impl Workspace {
     /// Opens the home.
@@ -41,10 +42,20 @@ impl Workspace {
     /// # Errors
     /// `NotFound` when there is none yet; `PermissionDenied` when it is somebody else's.
     pub async fn open(config: &Config) -> Result<Self> {
+        let serving = Serving::resolve(&ServingArgs::default(), &config.cache)?;
+        Self::open_to_serve(config, &serving).await
+    }
+
+    /// Opens the home to read from it as `serving` says.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn open_to_serve(config: &Config, serving: &Serving) -> Result<Self> {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
-        let blocks = Arc::new(BlockCache::new(BLOCK_BYTES));
-        Ok(Self { config: config.clone(), catalog, packs, blocks })
+        let blocks = Arc::new(BlockCache::new(serving.memory));
+        let (config, serving) = (config.clone(), serving.clone());
+        Ok(Self { config, catalog, packs, serving, blocks, metrics: Arc::default() })
     }
 
     /// The project to work on: the one named by option or environment, else the selected one.
@@ -107,7 +118,7 @@ impl Workspace {
                 Credentials::Static { key_id: id.clone(), secret: value.to_owned().into() }
             }
         };
-        S3Store::connect(connection, credentials, limits).await
+        S3Store::connect(connection, credentials, limits, self.metrics.clone()).await
     }
 
     /// The tree that shows a project.
@@ -163,14 +174,15 @@ impl Workspace {
                 let Resource { id, project, spec, .. } = resource;
                 let connection = Connection::from_spec(&spec)?;
                 let owner = workspace.catalog.project_by_id(&project).await?;
-                let store = workspace.bucket(&owner, connection, Limits::default()).await;
+                let limits = Limits::within(workspace.serving.deadline);
+                let store = workspace.bucket(&owner, connection, limits).await;
                 // Whatever is wrong with the key, the bucket is there and can't be read.
                 let store = store.map_err(|error| {
                     let message = format!("S3 connection {} can't be opened", resource.name);
                     Error::new(ErrorKind::PermissionDenied, message).with_source(error)
                 })?;
-                let blocks = workspace.blocks.clone();
-                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), DEFAULT_TTL);
+                let (blocks, ttl) = (workspace.blocks.clone(), workspace.serving.metadata_ttl);
+                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), ttl);
                 Ok(Arc::new(tree) as Arc<dyn Tree>)
             }
             .boxed()

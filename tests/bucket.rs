@@ -10,7 +10,7 @@ use atelier::object::memory::MemoryStore;
 use atelier::object::s3::{Connection, Credentials, Limits, S3Store};
 use atelier::object::{Depth, ObjectStore, PutMode};
 use atelier::path::TreePath;
-use atelier::tree::bucket::{BucketTree, DEFAULT_TTL};
+use atelier::tree::bucket::BucketTree;
 use atelier::tree::{Entry, File, OpenMode, Tree};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
@@ -23,7 +23,12 @@ use crate::tree_contract;
 const MIB: u64 = 1 << 20;
 
 fn tree(store: impl ObjectStore) -> BucketTree {
-    BucketTree::new(Arc::new(store), Arc::new(BlockCache::new(64 * MIB)), "tests", DEFAULT_TTL)
+    BucketTree::new(
+        Arc::new(store),
+        Arc::new(BlockCache::new(64 * MIB)),
+        "tests",
+        Duration::from_secs(1),
+    )
 }
 
 fn path(text: &str) -> TreePath {
@@ -360,7 +365,8 @@ async fn what_is_wrong_with_a_connection_is_named() {
     };
     let probe = async |connection: Connection, credentials: Credentials| -> Error {
         let limits = Limits { attempts: 2, ..seaweed::limits() };
-        let store = S3Store::connect(connection, credentials, limits).await.unwrap();
+        let store =
+            S3Store::connect(connection, credentials, limits, Arc::default()).await.unwrap();
         store.probe().await.unwrap_err()
     };
     let fine = seaweed::credentials;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// The floors, from the ground up. Modules on one floor don't know of each other.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["path", "config", "crypto", "object"],
+    &["path", "config", "crypto", "metrics"],
+    &["object"],
     &["cache", "catalog", "secret"],
     &["chunk"],
     &["snapshot", "notebook"],

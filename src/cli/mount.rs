@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::options::Options;
 use super::shield::Shield;
 use super::{Context, place, table};
+use crate::config::{Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, MountOptions, Session, Unmount};
 use crate::workspace::Workspace;
@@ -38,9 +39,13 @@ pub struct Mount {
     places: Vec<OsString>,
 
     /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, `allow_other`,
-    /// `allow_root`, home=DIR, as=NAME
+    /// `allow_root`, home=DIR, as=NAME; and memory=, `cache_dir`=, `cache_size`=, `metadata_ttl`=,
+    /// deadline= as the options of these names
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+
+    #[command(flatten)]
+    serving: ServingArgs,
 
     /// Stay in the foreground and log to standard error
     #[arg(long, short = 'f')]
@@ -66,8 +71,9 @@ pub struct Mount {
 impl Mount {
     /// Mounts the project.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let options = Options::parse(&self.options, self.sloppy)?;
+        let options = Options::parse(&self.options, &self.serving, self.sloppy)?;
         let context = options.apply(context)?;
+        let serving = Serving::resolve(&options.serving, &context.config.cache)?;
         if self.fake {
             return Ok(ExitCode::SUCCESS);
         }
@@ -77,7 +83,7 @@ impl Mount {
         if self.background {
             daemon::leave_session()?;
         }
-        self.serve(&context, &options).await
+        self.serve(&context, &options, &serving).await
     }
 
     /// The command line of the process in the background.
@@ -88,6 +94,7 @@ impl Mount {
             arguments.extend(["--project".into(), project.into()]);
         }
         arguments.extend(["mount".into(), "--background".into()]);
+        arguments.extend(self.serving.words());
         for option in &self.options {
             arguments.extend(["-o".into(), option.into()]);
         }
@@ -114,13 +121,18 @@ impl Mount {
         Ok((Path::new(dir), project.transpose()?))
     }
 
-    async fn serve(&self, context: &Context, options: &Options) -> Result<ExitCode> {
+    async fn serve(
+        &self,
+        context: &Context,
+        options: &Options,
+        serving: &Serving,
+    ) -> Result<ExitCode> {
         // This process will hold the keys of buckets.
         let _shield = Shield::raise()?;
         daemon::log()?;
         let (dir, project) = self.places()?;
         let mount_point = point::prepare(dir)?;
-        let workspace = Workspace::open(&context.config).await?;
+        let workspace = Workspace::open_to_serve(&context.config, serving).await?;
         let project = match project {
             Some(name) => {
                 let name = place::project(context, &workspace.catalog, name).await?;

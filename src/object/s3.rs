@@ -21,6 +21,7 @@ use self::failure::{Failure, Retry, Subject};
 use self::retry::Patience;
 use super::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
 
 mod client;
 mod connection;
@@ -45,6 +46,7 @@ struct Shared {
     connection: Connection,
     credentials: Credentials,
     limits: Limits,
+    metrics: Arc<Metrics>,
     /// Replaced when its credentials have expired.
     client: RwLock<Client>,
 }
@@ -64,10 +66,11 @@ impl S3Store {
         connection: Connection,
         credentials: Credentials,
         limits: Limits,
+        metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let connection = connection.checked()?;
         let client = RwLock::new(client::build(&connection, &credentials, &limits).await);
-        Ok(Self { shared: Arc::new(Shared { connection, credentials, limits, client }) })
+        Ok(Self { shared: Arc::new(Shared { connection, credentials, limits, metrics, client }) })
     }
 
     /// Asks the bucket for one key: whether host, TLS, clock, key, bucket, region and the
@@ -121,6 +124,7 @@ impl S3Store {
         let limits = &Limits { deadline: limits.deadline / 2, ..limits };
         let mut patience = Patience::new(limits, subject.name());
         loop {
+            self.shared.metrics.requests.add(1);
             let answer = subject.answer(send(self.client()), limits.stall);
             match patience.attempt(answer).await {
                 Ok(answer) => return Ok(answer),
@@ -141,7 +145,7 @@ impl S3Store {
 
     /// Replaces the client by one that loads its credentials again.
     async fn renew(&self) {
-        let Shared { connection, credentials, limits, client } = &*self.shared;
+        let Shared { connection, credentials, limits, client, .. } = &*self.shared;
         if matches!(credentials, Credentials::DefaultChain) {
             let fresh = client::build(connection, credentials, limits).await;
             *client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -208,6 +212,7 @@ impl ObjectStore for S3Store {
         let mut patience = Patience::new(limits, subject.name());
         let mut download = Download { range, pin: if_match.cloned(), got: BytesMut::new() };
         loop {
+            self.shared.metrics.requests.add(1);
             let attempt = download.attempt(self.client(), subject, limits.stall);
             match patience.attempt(attempt).await {
                 Ok(()) => return Ok(download.got.freeze()),
@@ -246,6 +251,7 @@ impl ObjectStore for S3Store {
         // Whether an earlier attempt may have arrived although no answer came.
         let mut unsure = false;
         loop {
+            self.shared.metrics.requests.add(1);
             let sent = self
                 .client()
                 .put_object()
@@ -472,7 +478,12 @@ mod tests {
     async fn debug_shows_no_secret() {
         let secret = zeroize::Zeroizing::new("hunter2".to_owned());
         let credentials = Credentials::Static { key_id: "AKIA".into(), secret };
-        let store = S3Store::connect(Connection::new("cats"), credentials, Limits::default());
+        let store = S3Store::connect(
+            Connection::new("cats"),
+            credentials,
+            Limits::default(),
+            Arc::default(),
+        );
         assert_eq!(format!("{:?}", store.await.unwrap()), "S3Store(s3://cats/ at AWS)");
     }
 }

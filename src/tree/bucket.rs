@@ -26,9 +26,6 @@ mod known;
 mod names;
 mod walk;
 
-/// How long listings and attributes are believed if nothing else is wanted.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(1);
-
 /// The extended attribute that holds the version of an object.
 const ETAG: &[u8] = b"user.atelier.etag";
 
@@ -112,7 +109,7 @@ impl Tree for BucketTree {
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
         let node = self.shared.node(path).await?;
-        let Node::File { etag, .. } = &node else {
+        let Node::File { size, etag, .. } = &node else {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
         };
         if mode.writes() {
@@ -120,7 +117,7 @@ impl Tree for BucketTree {
         }
         let place = Place::of(path).ok_or_else(|| not_found(path))?;
         let object = format!("{}\0{}", self.shared.source, place.key).into();
-        let version = Arc::new(ObjectVersion { object, etag: etag.clone() });
+        let version = Arc::new(ObjectVersion { object, etag: etag.clone(), size: *size });
         Ok(Arc::new(BucketFile {
             shared: self.shared.clone(),
             path: path.clone(),

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atelier::object::s3::{Connection, Credentials, Limits, S3Store};
@@ -81,7 +82,7 @@ pub(crate) async fn store_at(endpoint: String, prefix: &str, limits: Limits) -> 
         prefix: prefix.to_owned(),
         ..Connection::new(BUCKET)
     };
-    S3Store::connect(connection, credentials(), limits).await.unwrap()
+    S3Store::connect(connection, credentials(), limits, Arc::default()).await.unwrap()
 }
 
 /// The key that may do everything.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Context, MountOptions};
+use crate::config::ServingArgs;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::fuse::{Access, Flag};
 
@@ -42,6 +43,8 @@ const PASSED_OVER: &[&str] = &[
 pub(super) struct Options {
     /// How to mount; its source isn't known here.
     pub(super) mount: MountOptions,
+    /// How to read.
+    pub(super) serving: ServingArgs,
     /// The home to mount from.
     home: Option<PathBuf>,
     /// Who is acting. The word is `as`: mount(8) keeps `user` for itself, and adds `suid` to it.
@@ -49,14 +52,15 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Reads lists of options; a later word overrides an earlier one.
+    /// Reads lists of options; a later word overrides an earlier one, and any of them what
+    /// `serving` says.
     ///
     /// # Errors
     /// `InvalidInput` for an option that isn't known, unless `sloppy`.
-    pub(super) fn parse(lists: &[String], sloppy: bool) -> Result<Self> {
-        let mut options = Self::default();
+    pub(super) fn parse(lists: &[String], serving: &ServingArgs, sloppy: bool) -> Result<Self> {
+        let mut options = Self { serving: serving.clone(), ..Self::default() };
         for word in lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
-            if !options.take(word) && !sloppy {
+            if !options.take(word)? && !sloppy {
                 return Err(unknown(word));
             }
         }
@@ -77,14 +81,15 @@ impl Options {
     }
 
     /// Takes a word; tells whether it is known.
-    fn take(&mut self, word: &str) -> bool {
+    fn take(&mut self, word: &str) -> Result<bool> {
         match word.split_once('=') {
             Some(("home", home)) if !home.is_empty() => self.home = Some(home.into()),
             Some(("as", user)) if !user.is_empty() => self.user = Some(user.to_owned()),
             Some(("comment", _)) => {}
-            _ => return self.take_flag(word),
+            Some((name, value)) if self.serving.take(name, value)? => {}
+            _ => return Ok(self.take_flag(word)),
         }
-        true
+        Ok(true)
     }
 
     fn take_flag(&mut self, word: &str) -> bool {
@@ -134,7 +139,7 @@ mod tests {
     use super::*;
 
     fn parse(list: &str) -> Result<Options> {
-        Options::parse(&[list.to_owned()], false)
+        Options::parse(&[list.to_owned()], &ServingArgs::default(), false)
     }
 
     #[test]
@@ -150,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_later_word_overrides_an_earlier_one() {
-        let options = Options::parse(&["ro,noexec".into(), "rw,exec,ro".into()], false).unwrap();
+        let options = parse("ro,noexec,rw,exec,ro").unwrap();
         assert_eq!(options.mount.flags, [Flag::ReadOnly]);
     }
 
@@ -160,6 +165,6 @@ mod tests {
         assert_eq!(error.to_string(), "mount option sped isn't known");
         assert!(parse("suid").is_err());
         assert!(parse("home=").is_err());
-        assert!(Options::parse(&["sped".into()], true).is_ok());
+        assert!(Options::parse(&["sped".into()], &ServingArgs::default(), true).is_ok());
     }
 }

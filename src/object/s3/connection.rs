@@ -230,6 +230,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// With another deadline, and less patience where it is short.
+    pub fn within(deadline: Duration) -> Self {
+        let usual = Self::default();
+        Self {
+            deadline,
+            connect: usual.connect.min(deadline / 2),
+            stall: usual.stall.min(deadline / 2),
+            ..usual
+        }
+    }
+
     /// For somebody who waits at a terminal for an answer.
     pub fn interactive() -> Self {
         Self {
