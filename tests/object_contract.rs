@@ -15,6 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, future};
 pub(crate) async fn holds(store: Arc<dyn ObjectStore>) {
     what_is_put_is_read_back(&*store).await;
     ranges_end_where_the_object_ends(&*store).await;
+    pieces_are_the_bytes_in_order(&*store).await;
     absent_objects_are_not_found(&*store).await;
     an_overwrite_shows_in_bytes_and_etag(&*store).await;
     create_refuses_a_taken_key(&*store).await;
@@ -52,6 +53,24 @@ async fn ranges_end_where_the_object_ends(store: &dyn ObjectStore) {
         let got = store.get("ranges/a", start..end, None).await.unwrap();
         assert!(got.is_empty(), "{start}..{end}");
     }
+}
+
+async fn pieces_are_the_bytes_in_order(store: &dyn ObjectStore) {
+    let bytes = pattern(3 << 20);
+    let etag = store.put("pieces/a", bytes.clone(), PutMode::Overwrite).await.unwrap();
+    for (start, end) in [(0, 3 << 20), (5, 2 << 20), (1 << 20, u64::MAX), (4 << 20, 5 << 20)] {
+        let mut got = Vec::new();
+        let mut sink = |piece: Bytes| got.extend_from_slice(&piece);
+        store.get_into("pieces/a", start..end, Some(&etag), &mut sink).await.unwrap();
+        let end = end.min(3 << 20) as usize;
+        assert!(got == bytes[end.min(start as usize)..end], "{start}..{end}");
+    }
+    let mut sink = |_| panic!("there is nothing to bring");
+    let error = store.get_into("pieces/b", 0..9, None, &mut sink).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    let other = ETag("\"never\"".to_owned());
+    let error = store.get_into("pieces/a", 0..9, Some(&other), &mut sink).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StaleHandle, "{error:?}");
 }
 
 async fn absent_objects_are_not_found(store: &dyn ObjectStore) {

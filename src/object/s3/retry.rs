@@ -43,8 +43,8 @@ impl<'a> Patience<'a> {
     /// Pauses before the next attempt.
     ///
     /// # Errors
-    /// What the caller gets if there is no next attempt: the failure itself when trying again is
-    /// of no use, `TimedOut` when no time is left.
+    /// What the caller gets if there is no next attempt: the failure itself, or, when no time is
+    /// left, that and the kind of the failure.
     pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<()> {
         self.tried += 1;
         let again = match failure.retry {
@@ -66,13 +66,17 @@ impl<'a> Patience<'a> {
         Ok(())
     }
 
+    /// The last attempt brought something: what failed before it counts no more.
+    pub(super) fn forget_attempts(&mut self) {
+        self.tried = 0;
+    }
+
     fn late(&self, last: Option<Error>) -> Error {
         let seconds = self.limits.deadline.as_secs_f64();
         let message = format!("{}: no success within {seconds} s", self.what);
-        let error = Error::new(ErrorKind::TimedOut, message);
         match last {
-            Some(last) => error.with_source(last),
-            None => error,
+            Some(last) => Error::new(last.kind(), message).with_source(last),
+            None => Error::new(ErrorKind::TimedOut, message),
         }
     }
 }
@@ -96,7 +100,8 @@ mod tests {
     }
 
     fn failure(retry: Retry) -> Failure {
-        Failure { error: ErrorKind::Io.into(), retry }
+        let kind = if retry == Retry::UntilDeadline { ErrorKind::TimedOut } else { ErrorKind::Io };
+        Failure { error: kind.into(), retry }
     }
 
     /// Fails until it is told to stop: how often that was, and what it was told.
