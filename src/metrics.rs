@@ -129,6 +129,10 @@ pub struct Metrics {
     pub damaged: Counter,
     /// Bytes of blocks in memory now, those on their way included.
     pub memory_bytes: Counter,
+    /// Names that the kernel asked for.
+    pub lookups: Counter,
+    /// Reads that the kernel asked for: what programs read but found in no page of it.
+    pub kernel_reads: Counter,
     /// Requests of the kernel that were answered.
     pub answered: Counter,
     /// Those of them that were answered with an error.
@@ -187,6 +191,8 @@ impl Metrics {
                 help: "bytes of blocks in memory",
                 value: Value::Gauge(self.memory_bytes.value()),
             },
+            total("fuse_lookups_total", "names that the kernel asked for", &self.lookups),
+            total("fuse_reads_total", "reads that the kernel asked for", &self.kernel_reads),
             total("fuse_answered_total", "requests answered", &self.answered),
             total("fuse_refused_total", "requests answered with an error", &self.refused),
         ]

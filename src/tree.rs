@@ -5,6 +5,8 @@
 //! is written down once, as the contract suite in `tests/tree_contract.rs`.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -248,6 +250,10 @@ pub struct Attr {
     pub ctime: SystemTime,
     /// Who this file is, in a tree where a file can have several names; `None` elsewhere.
     pub identity: Option<Identity>,
+    /// Which bytes these are, in a tree where each change of a file makes a new one; `None` where
+    /// bytes change in place. To the kernel another version is another file: so each has its own
+    /// pages, and one that is open keeps its attributes.
+    pub version: Option<ContentVersion>,
     /// How long this answer may be cached.
     pub ttl: Duration,
 }
@@ -270,6 +276,7 @@ impl Attr {
             mtime,
             ctime: mtime,
             identity: None,
+            version: None,
             ttl,
         }
     }
@@ -306,6 +313,19 @@ pub struct Identity {
     pub device: u64,
     /// Its inode there.
     pub inode: u64,
+}
+
+/// A number that stands for the content of a file, as long as this process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ContentVersion(NonZeroU64);
+
+impl ContentVersion {
+    /// The version that a tag, such as an `ETag`, names.
+    pub fn of(tag: &(impl Hash + ?Sized)) -> Self {
+        let mut hasher = DefaultHasher::new();
+        tag.hash(&mut hasher);
+        Self(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
+    }
 }
 
 /// A name in a directory.
@@ -422,7 +442,7 @@ pub enum SeekTo {
 pub enum PageCache {
     /// Nothing: the next open reads anew.
     PerOpen,
-    /// Everything: the content can't have changed since the last open.
+    /// Everything: the bytes of this file, or of its [`version`](Attr::version), never change.
     Keep,
 }
 

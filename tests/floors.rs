@@ -26,7 +26,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_config", &["object/s3.rs", "object/s3/"]),
     ("aws_smithy_http_client", &["object/s3.rs", "object/s3/"]),
     ("sqlx", &["catalog.rs", "catalog/"]),
-    ("clap", &["cli.rs", "cli/", "config.rs", "main.rs"]),
+    ("clap", &["cli.rs", "cli/", "config.rs", "config/", "main.rs"]),
     ("aes_gcm", &["crypto.rs"]),
     ("age", &["secret.rs", "secret/"]),
     ("lru", &["cache.rs", "cache/", "tree/", "chunk.rs", "chunk/", "snapshot.rs", "snapshot/"]),

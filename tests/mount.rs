@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier::fuse::{self, MountOptions, Session};
+use atelier::metrics::Metrics;
 use atelier::tree::Tree;
 use atelier::tree::local::LocalTree;
 use atelier::tree::memory::MemoryTree;
@@ -17,11 +18,13 @@ mod directories;
 mod files;
 mod names;
 mod session;
+mod versions;
 
 /// A mounted tree. It is unmounted when this goes, also while a test panics.
 struct Mount {
     // In this order: the mount goes first, then what serves it, then the place where it was.
     session: Session,
+    metrics: Arc<Metrics>,
     runtime: Option<Runtime>,
     dir: TempDir,
 }
@@ -34,16 +37,17 @@ impl Mount {
     fn with(tree: impl FnOnce(&Path) -> Arc<dyn Tree>, options: &MountOptions) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let runtime = Runtime::new().expect("a runtime");
+        let metrics = Arc::new(Metrics::default());
         let session = {
             let _context = runtime.enter();
             let backing = dir.path().join("backing");
             let mount_point = dir.path().join("mount");
             std::fs::create_dir(&backing).expect("a folder");
             std::fs::create_dir(&mount_point).expect("a mount point");
-            fuse::mount(tree(&backing), &mount_point, options)
+            fuse::mount(tree(&backing), metrics.clone(), &mount_point, options)
                 .expect("FUSE mounts: it needs /dev/fuse, and root or the package fuse3")
         };
-        Self { session, runtime: Some(runtime), dir }
+        Self { session, metrics, runtime: Some(runtime), dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -121,7 +121,7 @@ fn no_request_hangs_for_ever() {
     let options = MountOptions { source: "o/c/p".into(), ..MountOptions::default() };
     let session = {
         let _context = runtime.enter();
-        fuse::mount(Arc::new(tree), &mount_point, &options).unwrap()
+        fuse::mount(Arc::new(tree), Arc::default(), &mount_point, &options).unwrap()
     };
 
     let file = File::open(mount_point.join("model")).unwrap();

@@ -144,7 +144,7 @@ impl Mount {
         let tree = workspace.namespace(&project).await?;
         let signals = Signals::new()?;
         let options = MountOptions { source: source.clone(), ..options.mount.clone() };
-        let session = fuse::mount(tree, &mount_point, &options)?;
+        let session = fuse::mount(tree, workspace.metrics.clone(), &mount_point, &options)?;
         if !self.quiet {
             table::say(format!("{source} is mounted on {}", mount_point.display()));
         }

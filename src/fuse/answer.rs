@@ -1,6 +1,5 @@
 //! Answers to the kernel: the one place that logs, counts and chooses the errno.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +11,9 @@ use fuser::{
 
 use super::errno::errno;
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
 use crate::tree::{Attr, FileType, Owner, PageCache, Space};
 use crate::vfs::{Known, OpenedFile};
-
-/// Requests of this process that were answered, and those of them that were refused.
-static ANSWERED: AtomicU64 = AtomicU64::new(0);
-static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// The unit in which room is told, in bytes; what every tool expects of a disk.
 const BLOCK: u64 = 4096;
@@ -28,11 +24,6 @@ const NAME_MAX: u32 = 255;
 /// Inode numbers are never used twice, so there is one generation only.
 const GENERATION: Generation = Generation(0);
 
-/// How many requests of this process were answered, and how many of them with an error.
-pub(super) fn counts() -> (u64, u64) {
-    (ANSWERED.load(Ordering::Relaxed), REFUSED.load(Ordering::Relaxed))
-}
-
 /// A reply that can be sent a result.
 pub(super) trait Answer<T>: Sized {
     /// Tells the kernel what it asked for.
@@ -42,12 +33,12 @@ pub(super) trait Answer<T>: Sized {
     fn refuse(self, errno: Errno);
 
     /// Answers `operation` with its result.
-    fn send(self, operation: &'static str, result: Result<T>) {
-        ANSWERED.fetch_add(1, Ordering::Relaxed);
+    fn send(self, operation: &'static str, result: Result<T>, metrics: &Metrics) {
+        metrics.answered.add(1);
         match result {
             Ok(value) => self.grant(value),
             Err(error) => {
-                REFUSED.fetch_add(1, Ordering::Relaxed);
+                metrics.refused.add(1);
                 log(operation, &error);
                 self.refuse(errno(error.kind()));
             }

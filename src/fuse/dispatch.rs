@@ -10,6 +10,7 @@ use tokio::runtime;
 
 use super::answer::{Answer, Shown};
 use crate::error::Result;
+use crate::metrics::Metrics;
 use crate::tree::{Attr, NewNode, Owner};
 use crate::vfs::{Known, Vfs};
 
@@ -24,6 +25,7 @@ const MAX_BACKGROUND: u16 = 128;
 /// The front end that fuser calls.
 pub(super) struct Fuse {
     pub(super) vfs: Arc<Vfs>,
+    pub(super) metrics: Arc<Metrics>,
     /// Runs what has to wait.
     pub(super) runtime: runtime::Handle,
     /// Whose a node is that has no owner of its own.
@@ -52,7 +54,18 @@ impl Fuse {
         reply: impl Answer<T> + Send + 'static,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) {
-        self.run(async move { reply.send(operation, work.await) });
+        let metrics = self.metrics.clone();
+        self.run(async move { reply.send(operation, work.await, &metrics) });
+    }
+
+    /// Answers what is done already.
+    pub(super) fn send<T>(
+        &self,
+        reply: impl Answer<T>,
+        operation: &'static str,
+        result: Result<T>,
+    ) {
+        reply.send(operation, result, &self.metrics);
     }
 
     /// The same with the node that the work found or made.

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
-use super::{answer, mounts};
+use super::mounts;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::metrics::Metrics;
 use crate::tree::{Owner, Tree};
 use crate::vfs::Vfs;
 
@@ -82,15 +83,22 @@ pub struct MountOptions {
 
 /// Mounts a tree at a directory; it answers when this returns.
 ///
-/// Work that has to wait runs on the tokio runtime that this is called in.
+/// Work that has to wait runs on the tokio runtime that this is called in. The kernel's requests
+/// are counted in `metrics`.
 ///
 /// # Errors
 /// `NotPermitted` and `PermissionDenied` when this user may not mount there; `NotFound` without
 /// `/dev/fuse`.
-pub fn mount(tree: Arc<dyn Tree>, mount_point: &Path, options: &MountOptions) -> Result<Session> {
+pub fn mount(
+    tree: Arc<dyn Tree>,
+    metrics: Arc<Metrics>,
+    mount_point: &Path,
+    options: &MountOptions,
+) -> Result<Session> {
     let mount_point = mounts::absolute(mount_point)?;
     let fuse = Fuse {
         vfs: Arc::new(Vfs::new(tree)),
+        metrics: metrics.clone(),
         runtime: runtime::Handle::current(),
         owner: Owner {
             uid: rustix::process::geteuid().as_raw(),
@@ -106,7 +114,7 @@ pub fn mount(tree: Arc<dyn Tree>, mount_point: &Path, options: &MountOptions) ->
         .and_then(|fuser| {
             thread::Builder::new().name("fuse".into()).spawn(move || {
                 let result = fuser.run();
-                let (answered, refused) = answer::counts();
+                let (answered, refused) = (metrics.answered.value(), metrics.refused.value());
                 tracing::info!(answered, refused, "the session ended");
                 ended.send_replace(Some(result.map_err(Arc::new)));
             })

@@ -252,7 +252,9 @@ fn length(bytes: Option<i64>) -> u64 {
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
 }
 
+/// A time to the second, since a `HEAD` tells no more, and both shall tell the same.
 fn time(time: Option<DateTime>) -> SystemTime {
+    let time = time.map(|time| DateTime::from_secs(time.secs()));
     time.and_then(|time| SystemTime::try_from(time).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 

@@ -14,7 +14,7 @@ use self::file::{BucketFile, Pinned};
 use self::known::{Found, Known, Node};
 use self::names::Place;
 use self::walk::Walk;
-use super::{Attr, Entry, File, OpenMode, Tree, read_only};
+use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
 use crate::cache::{BlockCache, ObjectVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{Depth, ObjectStore};
@@ -266,7 +266,10 @@ impl Shared {
 
     fn attr(&self, node: &Node) -> Attr {
         match node {
-            Node::File { size, modified, .. } => Attr::file(*size, *modified, self.ttl),
+            Node::File { size, modified, etag } => Attr {
+                version: Some(ContentVersion::of(&etag.0)),
+                ..Attr::file(*size, *modified, self.ttl)
+            },
             Node::Directory => Attr::dir(self.born, self.ttl),
         }
     }

@@ -180,11 +180,14 @@ impl Vfs {
         }
     }
 
-    /// Refuses a file that isn't the one that the node stands for: a rename was faster.
+    /// Refuses a file that isn't the one that the node stands for: a rename or a new version was
+    /// faster. The kernel looks the name up anew then, and opens what it finds.
     pub(super) async fn checked(&self, ino: u64, file: Arc<dyn File>) -> Result<Arc<dyn File>> {
-        let expected = lock(&self.nodes).identity(ino);
-        if expected.is_some() && file.stat().await?.identity != expected {
-            return Err(stale(ino));
+        if lock(&self.nodes).is_particular(ino) {
+            let attr = file.stat().await?;
+            if !lock(&self.nodes).stands_for(ino, &attr) {
+                return Err(stale(ino));
+            }
         }
         Ok(file)
     }

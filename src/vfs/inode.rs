@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::path::TreePath;
-use crate::tree::{Attr, FileType, Identity, RenameMode};
+use crate::tree::{Attr, ContentVersion, FileType, Identity, RenameMode};
 
 /// The inode number of the root, as FUSE has it.
 pub const ROOT: u64 = 1;
@@ -30,6 +30,7 @@ impl Place {
 struct Node {
     names: Names,
     identity: Option<Box<Identity>>,
+    version: Option<ContentVersion>,
     /// How often the front end was told of it.
     lookups: u64,
     /// How many names lie in it.
@@ -93,6 +94,7 @@ impl Nodes {
         let root = Node {
             names: Names::default(),
             identity: None,
+            version: None,
             lookups: 1,
             children: 0,
             file_type: FileType::Directory,
@@ -146,9 +148,10 @@ impl Nodes {
         self.changes
     }
 
-    /// The file that a node stands for, where files can have several names.
-    pub(super) fn identity(&self, ino: u64) -> Option<Identity> {
-        self.by_number.get(&ino)?.identity.as_deref().copied()
+    /// Whether a node stands for one file or version of several that its name can lead to.
+    pub(super) fn is_particular(&self, ino: u64) -> bool {
+        let particular = |node: &Node| node.identity.is_some() || node.version.is_some();
+        self.by_number.get(&ino).is_some_and(particular)
     }
 
     /// The node at this name, if there is one.
@@ -161,6 +164,7 @@ impl Nodes {
         self.by_number.get(&ino).is_some_and(|node| {
             ino == ROOT
                 || node.file_type == attr.file_type
+                    && node.version == attr.version
                     && node.identity.as_deref() == attr.identity.as_ref()
         })
     }
@@ -281,6 +285,7 @@ impl Nodes {
         let node = Node {
             names: Names::default(),
             identity: attr.identity.map(Box::new),
+            version: attr.version,
             lookups: 0,
             children: 0,
             file_type: attr.file_type,

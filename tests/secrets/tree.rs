@@ -137,7 +137,7 @@ async fn sops_works_on_the_mount() {
     fs::create_dir(&mount_point).unwrap();
     let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
     let options = MountOptions { source: home.project.name.to_string(), ..MountOptions::default() };
-    let session = fuse::mount(Arc::new(tree), &mount_point, &options).unwrap();
+    let session = fuse::mount(Arc::new(tree), Arc::default(), &mount_point, &options).unwrap();
     let file = mount_point.join("project.env");
     let sops = |args: &[&str]| -> Output {
         Command::new(program::find("sops"))

@@ -12,7 +12,7 @@ use super::ahead::Readers;
 use crate::cache::{Block, ObjectVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
-use crate::tree::{Attr, File};
+use crate::tree::{Attr, File, PageCache};
 
 /// The longest run of missing blocks that one request fetches: shorter ones cost a slow line
 /// round trips, longer ones keep the first reader waiting.
@@ -67,6 +67,10 @@ impl File for BucketFile {
 
     async fn stat(&self) -> Result<Attr> {
         Ok(self.attr.clone())
+    }
+
+    fn page_cache(&self) -> PageCache {
+        PageCache::Keep
     }
 }
 

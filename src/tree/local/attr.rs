@@ -102,6 +102,7 @@ fn attr_from(stat: &Statx) -> Attr {
             device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
         }),
+        version: None,
         ttl: TTL,
     }
 }

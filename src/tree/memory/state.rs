@@ -79,6 +79,7 @@ impl State {
             mtime: node.mtime,
             ctime: node.ctime,
             identity: Some(Identity { device: 0, inode: ino }),
+            version: None,
             ttl: Duration::from_secs(1),
         }
     }
