@@ -1,27 +1,44 @@
 //! Blocks of remote objects, kept in memory up to a bound and fetched once, whoever asks.
+//!
+//! What is missing enters as a [`piece`] before its bytes do; neighbours that are missing are one
+//! run, which one request [fills](fill) piece by piece as the bytes come. Where blocks are kept
+//! besides memory, a run looks there before it fetches, and leaves there what it fetched.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use lru::LruCache;
-use tokio::sync::SetOnce;
+use bytes::{Bytes, BytesMut};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::object::ETag;
+use self::fill::Run;
+use self::memory::{Found, Memory};
+use self::piece::Piece;
+use crate::error::Result;
+use crate::metrics::Metrics;
+use crate::object::{ETag, ObjectStore};
 
-/// What the kernel reads at a time by default: a random read fetches little more than it asked
-/// for, and an ordered one merges its blocks into larger requests.
-pub const BLOCK_SIZE: NonZeroU64 = NonZeroU64::new(128 << 10).expect("isn't zero");
+mod fill;
+mod memory;
+mod piece;
+
+/// What is fetched begins and ends at multiples of it, and at the end of the object: small enough
+/// that a random read of 64 KiB fetches at most 1.25 times what it asked for.
+pub const BLOCK_SIZE: NonZeroU64 = NonZeroU64::new(16 << 10).expect("isn't zero");
+
+/// The most bytes that share a buffer: what the kernel reads at a time, so that its read is a slice
+/// of one, and the least that is freed at a time.
+const LONGEST_PIECE: u64 = 1 << 20;
+
+/// The longest run of missing blocks that one request fetches: shorter ones cost a slow line
+/// round trips, longer ones keep the first reader waiting.
+pub const LONGEST_RUN: u64 = 8 << 20;
 
 /// Bytes of remote objects, in blocks of one size.
 ///
-/// A slot enters the cache before its bytes do, so that cache and single flight are one thing:
-/// whoever asks for a block that is on its way waits for it. A fetch runs as a task of its own,
-/// so that a reader who goes away takes nothing from those who stay. A fetch that fails leaves no
-/// slot: who waited gets its error, who comes later starts anew.
+/// A fetch runs as a task of its own, so that a reader who goes away takes nothing from those who
+/// stay. A fetch that fails leaves nothing: who waited gets its error, who comes later starts anew.
 pub struct BlockCache {
     shared: Arc<Shared>,
 }
@@ -29,25 +46,9 @@ pub struct BlockCache {
 struct Shared {
     capacity: u64,
     block_size: NonZeroU64,
-    /// Guards the slots and their count; held for a few map operations, never while waiting.
-    state: Mutex<State>,
-}
-
-struct State {
-    slots: LruCache<BlockKey, Arc<Slot>>,
-    /// The bytes of all slots that are filled.
-    filled: u64,
-    /// How many slots are on their way.
-    pending: u64,
-}
-
-type Slot = SetOnce<Result<Bytes, Shareable>>;
-
-/// One block of one version of one object.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct BlockKey {
-    version: Arc<ObjectVersion>,
-    index: u64,
+    metrics: Arc<Metrics>,
+    /// Held for a few map operations, never while waiting.
+    memory: Mutex<Memory>,
 }
 
 /// A version of an object, unique among all objects that share a cache.
@@ -61,36 +62,62 @@ pub struct ObjectVersion {
     pub size: u64,
 }
 
-/// A block that was asked for.
-pub struct Block(Arc<Slot>);
+/// Where the bytes of a version come from.
+#[derive(Debug)]
+pub struct Source {
+    /// The store that has the object.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its key there.
+    pub key: Arc<str>,
+    /// The version that is read, and no other.
+    pub version: Arc<ObjectVersion>,
+}
 
-impl Block {
-    /// Waits for the bytes.
+/// Bytes that were asked for.
+pub struct Wanted {
+    bytes: Range<u64>,
+    pieces: Vec<Arc<Piece>>,
+}
+
+impl Wanted {
+    /// Whether nobody has to wait for them.
+    pub fn is_there(&self) -> bool {
+        self.pieces.iter().all(|piece| piece.is_settled())
+    }
+
+    /// Waits for the bytes; they are copied only where they lie in several pieces.
     ///
     /// # Errors
     /// Those of the fetch, whoever asked for it.
     pub async fn bytes(&self) -> Result<Bytes> {
-        self.0.wait().await.clone().map_err(Error::from)
+        if let [piece] = &self.pieces[..] {
+            return piece.wait(&self.bytes).await;
+        }
+        let len = usize::try_from(self.bytes.end - self.bytes.start).unwrap_or_default();
+        let mut joined = BytesMut::with_capacity(len);
+        for piece in &self.pieces {
+            joined.extend_from_slice(&piece.wait(&self.bytes).await?);
+        }
+        Ok(joined.freeze())
     }
 }
 
 impl fmt::Debug for BlockCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.lock();
-        write!(f, "BlockCache({} of {} bytes)", state.filled, self.shared.capacity)
+        write!(f, "BlockCache({} of {} bytes)", self.filled(), self.shared.capacity)
     }
 }
 
 impl BlockCache {
     /// Makes a cache of at most `capacity` bytes, in blocks of [`BLOCK_SIZE`].
-    pub fn new(capacity: u64) -> Self {
-        Self::with_block_size(capacity, BLOCK_SIZE)
+    pub fn new(capacity: u64, metrics: Arc<Metrics>) -> Self {
+        Self::with_block_size(capacity, BLOCK_SIZE, metrics)
     }
 
     /// Makes a cache of at most `capacity` bytes, in blocks of `block_size` bytes.
-    pub fn with_block_size(capacity: u64, block_size: NonZeroU64) -> Self {
-        let state = State { slots: LruCache::unbounded(), filled: 0, pending: 0 };
-        Self { shared: Arc::new(Shared { capacity, block_size, state: Mutex::new(state) }) }
+    pub fn with_block_size(capacity: u64, block_size: NonZeroU64, metrics: Arc<Metrics>) -> Self {
+        let memory = Mutex::new(Memory::new(capacity));
+        Self { shared: Arc::new(Shared { capacity, block_size, metrics, memory }) }
     }
 
     /// The size of a block in bytes; only the last block of an object is shorter.
@@ -98,363 +125,461 @@ impl BlockCache {
         self.shared.block_size
     }
 
-    /// The bytes that are kept.
+    /// The bytes that are there.
     pub fn filled(&self) -> u64 {
-        self.shared.lock().filled
+        self.shared.lock().filled()
     }
 
-    /// Whether blocks can be fetched ahead without crowding out those that are waited for: half
-    /// of the cache is for what was read.
-    pub fn has_room_ahead(&self) -> bool {
-        let Shared { capacity, block_size, .. } = *self.shared;
-        self.shared.lock().pending.saturating_mul(block_size.get()) < capacity / 2
+    /// What is counted of all who read through it.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
     }
 
-    /// Asks for the block `index` of a version; `fetch` gets it if it isn't there.
+    /// How many bytes can be fetched ahead without crowding out what is waited for: half of the
+    /// room is never taken by what nobody has asked for.
+    pub fn room_ahead(&self) -> u64 {
+        self.shared.lock().room_ahead()
+    }
+
+    /// The bytes of a version, if they are there and lie in one buffer; nothing is copied.
+    pub fn find(&self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) -> Option<Bytes> {
+        let found = self.shared.lock().find(version, bytes)?;
+        self.shared.metrics.memory_hits.add(self.shared.blocks(bytes));
+        Some(found)
+    }
+
+    /// Asks for `read` without waiting for it, and for `ahead`, which nobody waits for yet and
+    /// which is left out as far as there is no room for it.
+    ///
+    /// Both are widened to whole blocks. Neighbours that aren't there are one request as far as
+    /// they aren't more than `longest` bytes. Runs within a tokio runtime.
+    pub fn request(
+        &self,
+        source: &Arc<Source>,
+        read: Range<u64>,
+        ahead: Range<u64>,
+        longest: u64,
+    ) -> Wanted {
+        let size = source.version.size;
+        let read = read.start.min(size)..read.end.min(size);
+        let wide = self.shared.widen(&read, size);
+        let mut found;
+        let mut reached = Vec::new();
+        {
+            let mut memory = self.shared.lock();
+            found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE, true);
+            let room = memory.room_ahead();
+            let end = ahead.end.min(ahead.start.saturating_add(room));
+            let ahead = self.shared.widen(&(ahead.start..end), size);
+            if !ahead.is_empty() {
+                reached = memory.enter(&source.version, ahead, LONGEST_PIECE, false);
+            }
+            // What was promised takes room now, so that it is there when the bytes come.
+            memory.evict();
+            self.shared.metrics.memory_bytes.set(memory.held());
+        }
+        self.count(&found);
+        let waited = found.len();
+        found.append(&mut reached);
+        let mut pieces = Vec::with_capacity(waited);
+        let mut runs: Vec<Run> = Vec::new();
+        for (position, found) in found.into_iter().enumerate() {
+            let piece = match found {
+                Found::There(piece) => piece,
+                Found::Missing(piece) => {
+                    self.shared.join(&mut runs, source, &piece, longest);
+                    piece
+                }
+            };
+            if position < waited {
+                pieces.push(piece);
+            }
+        }
+        for run in runs {
+            tokio::spawn(run.fetch());
+        }
+        Wanted { bytes: read, pieces }
+    }
+
+    /// Asks for bytes that nobody waits for yet, as far as there is room for them.
+    pub fn prefetch(&self, source: &Arc<Source>, ahead: Range<u64>, longest: u64) {
+        if !ahead.is_empty() {
+            self.request(source, ahead.start..ahead.start, ahead, longest);
+        }
+    }
+
+    /// Reads bytes of an object, wherever they are.
     ///
     /// # Errors
     /// Those of the fetch, whoever asked for it.
-    pub async fn get_or_fetch<Fetched>(
-        &self,
-        version: &Arc<ObjectVersion>,
-        index: u64,
-        fetch: impl FnOnce() -> Fetched,
-    ) -> Result<Bytes>
-    where
-        Fetched: Future<Output = Result<Bytes>> + Send + 'static,
-    {
-        let mut fetch = Some(fetch);
-        let blocks = self.request(version, index..index + 1, |_| fetch.take().map(|fetch| fetch()));
-        match blocks.first() {
-            Some(block) => block.bytes().await,
-            None => Ok(Bytes::new()),
+    pub async fn read(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Bytes> {
+        if let Some(found) = self.find(&source.version, &bytes) {
+            return Ok(found);
         }
+        let end = bytes.end;
+        self.request(source, bytes, end..end, LONGEST_RUN).bytes().await
     }
 
-    /// Asks for the blocks `wanted` of a version, without waiting for them.
-    ///
-    /// `fetch` is called once for each run of neighbours that aren't there, and gets the bytes of
-    /// the whole run; `None` stands for nothing to read. Runs within a tokio runtime.
-    pub fn request<Fetched>(
-        &self,
-        version: &Arc<ObjectVersion>,
-        wanted: Range<u64>,
-        mut fetch: impl FnMut(Range<u64>) -> Option<Fetched>,
-    ) -> Vec<Block>
-    where
-        Fetched: Future<Output = Result<Bytes>> + Send + 'static,
-    {
-        let mut blocks = Vec::new();
-        let mut runs: Vec<Run> = Vec::new();
-        let mut state = self.shared.lock();
-        for index in wanted {
-            let key = BlockKey { version: version.clone(), index };
-            if let Some(slot) = state.slots.get(&key) {
-                blocks.push(Block(slot.clone()));
-                continue;
-            }
-            let slot = Arc::new(Slot::new());
-            state.slots.put(key, slot.clone());
-            state.pending += 1;
-            match runs.last_mut() {
-                Some(run) if run.first + run.slots.len() as u64 == index => {
-                    run.slots.push(slot.clone());
+    fn count(&self, found: &[Found]) {
+        for found in found {
+            match found {
+                Found::There(piece) => {
+                    self.shared.metrics.memory_hits.add(self.shared.blocks(&piece.bytes));
                 }
-                _ => runs.push(Run {
-                    shared: self.shared.clone(),
-                    version: version.clone(),
-                    first: index,
-                    slots: vec![slot.clone()],
-                }),
-            }
-            blocks.push(Block(slot));
-        }
-        drop(state);
-        for run in runs {
-            let range = run.first..run.first + run.slots.len() as u64;
-            match fetch(range) {
-                Some(fetched) => drop(tokio::spawn(run.fill(fetched))),
-                None => run.settle(Ok(Bytes::new())),
+                Found::Missing(piece) => {
+                    self.shared.metrics.misses.add(self.shared.blocks(&piece.bytes));
+                }
             }
         }
-        blocks
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl State {
-    fn evict(&mut self, capacity: u64) {
-        while self.filled > capacity {
-            let Some((_, slot)) = self.slots.pop_lru() else { return };
-            if let Some(Ok(bytes)) = slot.get() {
-                self.filled -= bytes.len() as u64;
+    fn change(&self, work: impl FnOnce(&mut Memory)) {
+        let mut memory = self.lock();
+        work(&mut memory);
+        self.metrics.memory_bytes.set(memory.held());
+    }
+
+    /// The whole blocks that hold `bytes` of an object of `size` bytes.
+    fn widen(&self, bytes: &Range<u64>, size: u64) -> Range<u64> {
+        if bytes.is_empty() {
+            return bytes.start..bytes.start;
+        }
+        let block = self.block_size.get();
+        let end = bytes.end.min(size).div_ceil(block).saturating_mul(block);
+        bytes.start / block * block..end.min(size)
+    }
+
+    /// How many blocks hold `bytes`.
+    fn blocks(&self, bytes: &Range<u64>) -> u64 {
+        bytes.end.div_ceil(self.block_size.get()) - bytes.start / self.block_size.get()
+    }
+
+    /// Adds a missing piece to the run that ends where it begins.
+    fn join(
+        self: &Arc<Self>,
+        runs: &mut Vec<Run>,
+        source: &Arc<Source>,
+        piece: &Arc<Piece>,
+        longest: u64,
+    ) {
+        match runs.last_mut() {
+            Some(run)
+                if run.end() == Some(piece.bytes.start) && run.len() + piece.len() <= longest =>
+            {
+                run.pieces.push_back(piece.clone());
             }
-        }
-    }
-}
-
-/// Neighbouring slots that one fetch fills. Dropped unfilled, it fails them: nobody waits for ever.
-struct Run {
-    shared: Arc<Shared>,
-    version: Arc<ObjectVersion>,
-    first: u64,
-    slots: Vec<Arc<Slot>>,
-}
-
-impl Run {
-    async fn fill(self, fetched: impl Future<Output = Result<Bytes>>) {
-        let outcome = fetched.await;
-        self.settle(outcome);
-    }
-
-    fn settle(mut self, outcome: Result<Bytes>) {
-        self.settle_slots(&outcome.map_err(Shareable::from));
-    }
-
-    fn settle_slots(&mut self, outcome: &Result<Bytes, Shareable>) {
-        let size = usize::try_from(self.shared.block_size.get()).unwrap_or(usize::MAX);
-        let mut state = self.shared.lock();
-        for (position, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
-            let index = self.first + position as u64;
-            let key = BlockKey { version: self.version.clone(), index };
-            state.pending -= 1;
-            // Evicted in the meantime, and maybe asked for again: not this run's any more.
-            let listed = state.slots.peek(&key).is_some_and(|found| Arc::ptr_eq(found, &slot));
-            let block = match outcome {
-                Ok(bytes) => Ok(cut(bytes, position, size)),
-                Err(error) => Err(error.clone()),
-            };
-            if listed {
-                match &block {
-                    Ok(bytes) => state.filled += bytes.len() as u64,
-                    Err(_) => drop(state.slots.pop(&key)),
-                }
-            }
-            // A run owns its slots, so each is set once.
-            let _ = slot.set(block);
-        }
-        state.evict(self.shared.capacity);
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if !self.slots.is_empty() {
-            let error = Error::new(ErrorKind::Interrupted, "a read ahead was given up");
-            self.settle_slots(&Err(Shareable::from(error)));
-        }
-    }
-}
-
-/// A copy of the block at `position`: a slice would keep all of its run alive.
-fn cut(run: &Bytes, position: usize, size: usize) -> Bytes {
-    if run.len() <= size && position == 0 {
-        return run.clone();
-    }
-    let start = position.saturating_mul(size).min(run.len());
-    let end = start.saturating_add(size).min(run.len());
-    Bytes::copy_from_slice(&run[start..end])
-}
-
-/// An error that several readers get.
-#[derive(Clone)]
-struct Shareable {
-    kind: ErrorKind,
-    message: String,
-    hint: Option<String>,
-    cause: Option<String>,
-}
-
-impl From<Error> for Shareable {
-    fn from(error: Error) -> Self {
-        let source = std::error::Error::source(&error);
-        Self {
-            kind: error.kind(),
-            message: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-            cause: source.map(ToString::to_string),
-        }
-    }
-}
-
-impl From<Shareable> for Error {
-    fn from(shared: Shareable) -> Self {
-        let mut error = Error::new(shared.kind, shared.message);
-        if let Some(hint) = shared.hint {
-            error = error.with_hint(hint);
-        }
-        match shared.cause {
-            Some(cause) => error.with_source(cause),
-            None => error,
+            _ => runs.push(Run {
+                shared: self.clone(),
+                source: source.clone(),
+                pieces: VecDeque::from([piece.clone()]),
+            }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
+    use async_trait::async_trait;
+    use futures_util::stream::BoxStream;
     use proptest::prelude::*;
+    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::object::{Depth, ListPage, ObjectMeta, PutMode};
 
-    const SIZE: u64 = 4;
+    const BLOCK: u64 = 4;
+
+    /// A store that keeps account of what is read from it, and sends it in drips.
+    #[derive(Debug)]
+    struct Spring {
+        gets: Mutex<Vec<Range<u64>>>,
+        /// How many drips may come.
+        drips: Semaphore,
+        fails: AtomicBool,
+        panics: AtomicBool,
+    }
+
+    fn spring() -> Arc<Spring> {
+        Arc::new(Spring {
+            gets: Mutex::default(),
+            drips: Semaphore::new(1 << 20),
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+        })
+    }
+
+    impl Spring {
+        fn gets(&self) -> Vec<Range<u64>> {
+            std::mem::take(&mut self.gets.lock().unwrap())
+        }
+
+        fn stop(&self) {
+            self.drips.forget_permits(usize::MAX);
+        }
+    }
+
+    /// What is at `bytes` of every object.
+    fn content(bytes: Range<u64>) -> Bytes {
+        bytes.map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    #[async_trait]
+    impl ObjectStore for Spring {
+        async fn get(&self, _: &str, bytes: Range<u64>, _: Option<&ETag>) -> Result<Bytes> {
+            Ok(content(bytes))
+        }
+
+        async fn get_into(
+            &self,
+            _: &str,
+            bytes: Range<u64>,
+            _: Option<&ETag>,
+            sink: &mut (dyn FnMut(Bytes) + Send),
+        ) -> Result<()> {
+            self.gets.lock().unwrap().push(bytes.clone());
+            assert!(!self.panics.load(Ordering::SeqCst), "a bug");
+            let mut at = bytes.start;
+            while at < bytes.end {
+                self.drips.acquire().await.unwrap().forget();
+                if self.fails.load(Ordering::SeqCst) {
+                    return Err(Error::new(ErrorKind::TimedOut, "too late").with_hint("hurry"));
+                }
+                let end = (at + 3).min(bytes.end);
+                sink(content(at..end));
+                at = end;
+            }
+            Ok(())
+        }
+
+        async fn head(&self, _: &str) -> Result<ObjectMeta> {
+            Err(ErrorKind::NotFound.into())
+        }
+
+        async fn put(&self, _: &str, _: Bytes, _: PutMode) -> Result<ETag> {
+            Err(ErrorKind::ReadOnlyFilesystem.into())
+        }
+
+        async fn delete(&self, _: &str) -> Result<()> {
+            Err(ErrorKind::ReadOnlyFilesystem.into())
+        }
+
+        fn list(&self, _: &str, _: Depth) -> BoxStream<'static, Result<ListPage>> {
+            Box::pin(futures_util::stream::empty())
+        }
+    }
 
     fn cache(capacity: u64) -> BlockCache {
-        BlockCache::with_block_size(capacity, NonZeroU64::new(SIZE).unwrap())
+        BlockCache::with_block_size(capacity, NonZeroU64::new(BLOCK).unwrap(), Arc::default())
     }
 
-    fn version(name: &str) -> Arc<ObjectVersion> {
-        Arc::new(ObjectVersion { object: name.into(), etag: ETag("\"1\"".into()), size: 1 << 20 })
-    }
-
-    fn four(byte: u8) -> std::future::Ready<Result<Bytes>> {
-        std::future::ready(Ok(vec![byte; 4].into()))
+    fn source(store: &Arc<Spring>, name: &str, size: u64) -> Arc<Source> {
+        let version = ObjectVersion { object: name.into(), etag: ETag("\"1\"".into()), size };
+        Arc::new(Source { store: store.clone(), key: name.into(), version: Arc::new(version) })
     }
 
     #[tokio::test]
-    async fn a_block_is_fetched_once() {
-        let cache = cache(100);
+    async fn whole_blocks_are_fetched_once() {
+        let (cache, store) = (cache(100), spring());
+        let (a, b) = (source(&store, "a", 1000), source(&store, "b", 1000));
         for _ in 0..2 {
-            let bytes = cache.get_or_fetch(&version("a"), 7, || four(1)).await.unwrap();
-            assert_eq!(&bytes[..], [1; 4]);
+            assert_eq!(cache.read(&a, 29..31).await.unwrap(), content(29..31));
         }
-        let other = cache.get_or_fetch(&version("b"), 7, || four(2)).await.unwrap();
-        assert_eq!(&other[..], [2; 4]);
-        assert_eq!(cache.filled(), 8);
+        cache.read(&b, 28..33).await.unwrap();
+        assert_eq!(store.gets(), [28..32, 28..36]);
+        assert_eq!(cache.filled(), 12);
+        let metrics = cache.metrics();
+        assert_eq!((metrics.memory_hits.value(), metrics.misses.value()), (1, 3));
+        assert_eq!(metrics.memory_bytes.value(), 12);
+    }
+
+    #[tokio::test]
+    async fn the_last_block_ends_with_the_object() {
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 30);
+        assert_eq!(cache.read(&a, 29..40).await.unwrap(), content(29..30));
+        assert_eq!(store.gets(), [28..30]);
+        assert_eq!(cache.read(&a, 40..50).await.unwrap().len(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn many_readers_make_one_fetch() {
-        let cache = Arc::new(cache(100));
-        let fetches = Arc::new(AtomicUsize::new(0));
+    async fn many_readers_make_one_request() {
+        let (cache, store) = (Arc::new(cache(100)), spring());
+        let a = source(&store, "a", 1000);
+        store.stop();
         let readers: Vec<_> = (0..64)
             .map(|_| {
-                let (cache, fetches) = (cache.clone(), fetches.clone());
-                tokio::spawn(async move {
-                    let fetch = || async move {
-                        fetches.fetch_add(1, Ordering::SeqCst);
-                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                        four(3).await
-                    };
-                    cache.get_or_fetch(&version("a"), 0, fetch).await.unwrap()
-                })
+                let (cache, a) = (cache.clone(), a.clone());
+                tokio::spawn(async move { cache.read(&a, 0..4).await.unwrap() })
             })
             .collect();
+        store.drips.add_permits(100);
         for reader in readers {
-            assert_eq!(&reader.await.unwrap()[..], [3; 4]);
+            assert_eq!(reader.await.unwrap(), content(0..4));
         }
-        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+        assert_eq!(store.gets().len(), 1);
     }
 
     #[tokio::test]
-    async fn neighbours_that_are_missing_are_one_fetch() {
-        let cache = cache(100);
-        cache.get_or_fetch(&version("a"), 2, || four(2)).await.unwrap();
-        let mut runs = Vec::new();
-        let blocks = cache.request(&version("a"), 0..5, |run| {
-            runs.push(run.clone());
-            Some(async move {
-                Ok((run.start..run.end).flat_map(|i| [u8::try_from(i).unwrap(); 4]).collect())
-            })
-        });
-        assert_eq!(runs, [0..2, 3..5]);
-        for (index, block) in (0..).zip(&blocks) {
-            assert_eq!(&block.bytes().await.unwrap()[..], [index; 4]);
-        }
+    async fn neighbours_that_are_missing_are_one_request() {
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 1000);
+        cache.read(&a, 8..12).await.unwrap();
+        store.gets();
+        let wanted = cache.request(&a, 0..20, 20..40, 16);
+        assert!(!wanted.is_there());
+        assert_eq!(wanted.bytes().await.unwrap(), content(0..20));
+        assert!(wanted.is_there());
+        tokio::task::yield_now().await;
+        assert_eq!(store.gets(), [0..8, 12..20, 20..40]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_first_piece_does_not_wait_for_the_last() {
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 1000);
+        store.stop();
+        let wanted = cache.request(&a, 0..4, 4..40, 40);
+        store.drips.add_permits(2);
+        assert_eq!(wanted.bytes().await.unwrap(), content(0..4));
+        assert_eq!(cache.filled(), 4);
+        let next = cache.request(&a, 4..8, 8..8, 40);
+        assert!(!next.is_there());
+        store.drips.add_permits(100);
+        assert_eq!(next.bytes().await.unwrap(), content(4..8));
+        assert_eq!(store.gets(), [0..40]);
     }
 
     #[tokio::test]
     async fn a_failure_reaches_all_who_wait_and_stays_with_none() {
-        let cache = cache(100);
-        let fail = |_| {
-            let error = Error::new(ErrorKind::TimedOut, "too late").with_hint("hurry");
-            Some(async move { Err(error) })
-        };
-        let first = cache.request(&version("a"), 0..1, fail);
-        let second = cache.request(&version("a"), 0..1, fail);
-        for block in first.iter().chain(&second) {
-            let error = block.bytes().await.unwrap_err();
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 1000);
+        store.fails.store(true, Ordering::SeqCst);
+        let first = cache.request(&a, 0..4, 4..4, 8);
+        let second = cache.request(&a, 0..4, 4..4, 8);
+        for wanted in [first, second] {
+            let error = wanted.bytes().await.unwrap_err();
             assert_eq!((error.kind(), error.hint()), (ErrorKind::TimedOut, Some("hurry")));
         }
-        assert_eq!(cache.get_or_fetch(&version("a"), 0, || four(1)).await.unwrap().len(), 4);
+        store.fails.store(false, Ordering::SeqCst);
+        assert_eq!(cache.read(&a, 0..4).await.unwrap(), content(0..4));
         assert_eq!(cache.filled(), 4);
+        assert_eq!(store.gets().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_failure_stays() {
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 1000);
+        store.stop();
+        let first = cache.request(&a, 0..8, 8..20, 40);
+        let last = cache.request(&a, 16..20, 20..20, 40);
+        store.drips.add_permits(3);
+        assert_eq!(first.bytes().await.unwrap(), content(0..8));
+        store.fails.store(true, Ordering::SeqCst);
+        store.drips.add_permits(1);
+        assert_eq!(last.bytes().await.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(cache.find(&a.version, &(0..8)), Some(content(0..8)));
+        assert_eq!(cache.filled(), 8);
     }
 
     #[tokio::test]
     async fn a_reader_who_leaves_takes_nothing_from_the_others() {
-        let cache = Arc::new(cache(100));
-        let slow = || async {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            four(5).await
-        };
+        let (cache, store) = (Arc::new(cache(100)), spring());
+        let a = source(&store, "a", 1000);
+        store.stop();
         let leaving = tokio::spawn({
-            let cache = cache.clone();
-            async move { cache.get_or_fetch(&version("a"), 0, slow).await }
+            let (cache, a) = (cache.clone(), a.clone());
+            async move { cache.read(&a, 0..4).await }
         });
         tokio::task::yield_now().await;
         leaving.abort();
-        let bytes = cache.get_or_fetch(&version("a"), 0, || four(6)).await.unwrap();
-        assert!(!bytes.is_empty());
+        store.drips.add_permits(100);
+        assert_eq!(cache.read(&a, 0..4).await.unwrap(), content(0..4));
+        assert_eq!(store.gets().len(), 1);
     }
 
     #[tokio::test]
     async fn a_fetch_that_panics_fails_those_who_wait() {
-        let cache = cache(100);
-        let panics = || async { panic!("a bug") };
-        let error = cache.get_or_fetch(&version("a"), 0, panics).await.unwrap_err();
+        let (cache, store) = (cache(100), spring());
+        let a = source(&store, "a", 1000);
+        store.panics.store(true, Ordering::SeqCst);
+        let error = cache.read(&a, 0..4).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Interrupted);
-        assert!(cache.get_or_fetch(&version("a"), 0, || four(1)).await.is_ok());
+        store.panics.store(false, Ordering::SeqCst);
+        assert!(cache.read(&a, 0..4).await.is_ok());
     }
 
     #[tokio::test]
-    async fn the_least_recently_read_block_goes_first() {
-        let cache = cache(8);
-        for index in [0, 1, 0, 2] {
-            cache.get_or_fetch(&version("a"), index, || four(0)).await.unwrap();
+    async fn the_least_recently_read_goes_first() {
+        let (cache, store) = (cache(8), spring());
+        let a = source(&store, "a", 1000);
+        for block in [0, 1, 0, 2] {
+            cache.read(&a, block * 4..block * 4 + 4).await.unwrap();
         }
-        let mut missing = Vec::new();
-        cache.request(&version("a"), 0..3, |run| {
-            missing.push((run.start, run.end));
-            None::<std::future::Ready<Result<Bytes>>>
-        });
-        assert_eq!(missing, [(1, 2)]);
+        let there: Vec<_> =
+            (0..3).filter(|n| cache.find(&a.version, &(n * 4..n * 4 + 4)).is_some()).collect();
+        assert_eq!(there, [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_asked_for_takes_half_of_the_room() {
+        let (cache, store) = (cache(80), spring());
+        let a = source(&store, "a", 1000);
+        cache.prefetch(&a, 100..300, 100);
+        assert_eq!(cache.room_ahead(), 0);
+        assert_eq!(cache.metrics().memory_bytes.value(), 40);
+        // Read, it is what was asked for, and there is room again.
+        cache.read(&a, 100..120).await.unwrap();
+        assert_eq!(cache.room_ahead(), 40);
+        assert_eq!(store.gets(), [100..140]);
     }
 
     proptest! {
         #[test]
-        fn no_more_is_kept_than_there_is_room(
-            capacity in 0_u64..40,
-            reads in proptest::collection::vec((0_u8..3, 0_u64..8, 1_u64..5, 0_usize..20), 0..60),
+        fn right_bytes_come_in_any_order_within_the_room(
+            capacity in 0_u64..200,
+            reads in proptest::collection::vec(
+                (0_u8..3, 0_u64..200, 0_u64..60, 0_u64..80, 1_u64..50, any::<bool>()),
+                0..60,
+            ),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let cache = cache(capacity);
-                for (object, first, count, len) in reads {
-                    let version = version(&object.to_string());
-                    let blocks = cache.request(&version, first..first + count, |_| {
-                        let outcome = if len == 19 { Err(ErrorKind::Io.into()) } else {
-                            Ok(Bytes::from(vec![0; len]))
-                        };
-                        Some(async move { outcome })
-                    });
-                    for block in blocks {
-                        let _ = block.bytes().await;
+                let (cache, store) = (cache(capacity), spring());
+                let mut waiting = Vec::new();
+                for (object, start, len, ahead, longest, fails) in reads {
+                    store.fails.store(fails && start % 3 == 0, Ordering::SeqCst);
+                    let source = source(&store, &object.to_string(), 190);
+                    let (end, size) = (start + len, 190);
+                    let wanted = cache.request(&source, start..end, end..end + ahead, longest);
+                    waiting.push((start.min(size)..end.min(size), wanted));
+                    if fails {
+                        for (range, wanted) in waiting.drain(..) {
+                            if let Ok(bytes) = wanted.bytes().await {
+                                assert_eq!(bytes, content(range));
+                            }
+                        }
                     }
-                    let kept: u64 = {
-                        let state = cache.shared.lock();
-                        assert_eq!(state.pending, 0);
-                        let blocks = state.slots.iter().filter_map(|(_, slot)| slot.get());
-                        blocks.flatten().map(|bytes| bytes.len() as u64).sum()
-                    };
-                    assert_eq!(kept, cache.filled());
-                    assert!(kept <= capacity);
                 }
+                store.fails.store(false, Ordering::SeqCst);
+                for (range, wanted) in waiting.drain(..) {
+                    if let Ok(bytes) = wanted.bytes().await {
+                        assert_eq!(bytes, content(range));
+                    }
+                }
+                while cache.metrics().memory_bytes.value() > cache.filled() {
+                    tokio::task::yield_now().await;
+                }
+                assert!(cache.filled() <= capacity);
             });
         }
     }

@@ -53,9 +53,10 @@ impl Workspace {
     pub async fn open_to_serve(config: &Config, serving: &Serving) -> Result<Self> {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
-        let blocks = Arc::new(BlockCache::new(serving.memory));
+        let metrics = Arc::<Metrics>::default();
+        let blocks = Arc::new(BlockCache::new(serving.memory, metrics.clone()));
         let (config, serving) = (config.clone(), serving.clone());
-        Ok(Self { config, catalog, packs, serving, blocks, metrics: Arc::default() })
+        Ok(Self { config, catalog, packs, serving, blocks, metrics })
     }
 
     /// The project to work on: the one named by option or environment, else the selected one.

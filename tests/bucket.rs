@@ -25,7 +25,7 @@ const MIB: u64 = 1 << 20;
 fn tree(store: impl ObjectStore) -> BucketTree {
     BucketTree::new(
         Arc::new(store),
-        Arc::new(BlockCache::new(64 * MIB)),
+        Arc::new(BlockCache::new(64 * MIB, Arc::default())),
         "tests",
         Duration::from_secs(1),
     )
@@ -169,7 +169,7 @@ async fn a_name_is_found_without_a_listing() {
     }
     let store = Arc::new(store);
     let forgetful = || {
-        let cache = Arc::new(BlockCache::new(MIB));
+        let cache = Arc::new(BlockCache::new(MIB, Arc::default()));
         BucketTree::new(store.clone(), cache, "tests", Duration::ZERO)
     };
     for (name, is_dir) in [
@@ -203,7 +203,7 @@ async fn a_lookup_under_a_fresh_listing_costs_no_request() {
     });
     futures_util::stream::iter(puts).buffer_unordered(16).collect::<Vec<_>>().await;
     put(&store, "flat/deep/x", "x").await;
-    let cache = Arc::new(BlockCache::new(MIB));
+    let cache = Arc::new(BlockCache::new(MIB, Arc::default()));
     let tree =
         BucketTree::new(Arc::new(faulty.store().await), cache, "tests", Duration::from_mins(1));
     assert_eq!(names(&tree, "flat").await.len(), 1501);

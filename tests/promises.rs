@@ -113,7 +113,7 @@ fn no_request_hangs_for_ever() {
     let proxy = Proxy::start(server.port());
     let limits = seaweed::limits();
     let through = runtime.block_on(seaweed::store_at(proxy.endpoint(), "stall/", limits));
-    let cache = Arc::new(BlockCache::new(64 << 20));
+    let cache = Arc::new(BlockCache::new(64 << 20, Arc::default()));
     let tree = BucketTree::new(Arc::new(through), cache, "stall", Duration::from_secs(1));
     let dir = tempfile::tempdir().unwrap();
     let mount_point = dir.path().join("mount");

@@ -15,7 +15,7 @@ use self::known::{Found, Known, Node};
 use self::names::Place;
 use self::walk::Walk;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
-use crate::cache::{BlockCache, ObjectVersion};
+use crate::cache::{BlockCache, ObjectVersion, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{Depth, ObjectStore};
 use crate::path::TreePath;
@@ -118,12 +118,12 @@ impl Tree for BucketTree {
         let place = Place::of(path).ok_or_else(|| not_found(path))?;
         let object = format!("{}\0{}", self.shared.source, place.key).into();
         let version = Arc::new(ObjectVersion { object, etag: etag.clone(), size: *size });
+        let source = Source { store: self.shared.store.clone(), key: place.key.into(), version };
         Ok(Arc::new(BucketFile {
             shared: self.shared.clone(),
             path: path.clone(),
-            key: place.key.into(),
             attr: self.shared.attr(&node),
-            pinned: self.shared.pin(path, version),
+            pinned: self.shared.pin(path, source),
             readers: Mutex::default(),
         }))
     }
@@ -238,11 +238,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes `version` the one that is open at `path`; older ones can't be read on.
-    fn pin(&self, path: &TreePath, version: Arc<ObjectVersion>) -> Arc<Pinned> {
+    /// Makes the version of `source` the one that is open at `path`; older ones can't be read on.
+    fn pin(&self, path: &TreePath, source: Source) -> Arc<Pinned> {
         let mut open = self.lock_open();
         if let Some(pinned) = open.get(path).and_then(Weak::upgrade) {
-            if pinned.version == version {
+            if pinned.source.version == source.version {
                 return pinned;
             }
             pinned.replaced.store(true, Ordering::Relaxed);
@@ -251,7 +251,8 @@ impl Shared {
         if open.len().is_power_of_two() {
             open.retain(|_, pinned| pinned.strong_count() > 0);
         }
-        let pinned = Arc::new(Pinned { version, replaced: AtomicBool::new(false) });
+        let pinned =
+            Arc::new(Pinned { source: Arc::new(source), replaced: AtomicBool::new(false) });
         open.insert(path.clone(), Arc::downgrade(&pinned));
         pinned
     }

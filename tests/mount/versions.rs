@@ -25,7 +25,7 @@ const LEN: usize = 3 << 20;
 /// longer than `ttl`.
 fn bucket(ttl: Duration) -> (Arc<MemoryStore>, Mount) {
     let store = Arc::new(MemoryStore::new());
-    let cache = Arc::new(BlockCache::new(64 << 20));
+    let cache = Arc::new(BlockCache::new(64 << 20, Arc::default()));
     let tree = BucketTree::new(Arc::new(Late(store.clone())), cache, "tests", ttl);
     let mount = Mount::new(|_| Arc::new(tree));
     (store, mount)

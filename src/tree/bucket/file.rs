@@ -3,25 +3,23 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::Shared;
 use super::ahead::Readers;
-use crate::cache::{Block, ObjectVersion};
+use crate::cache::{LONGEST_RUN, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::tree::{Attr, File, PageCache};
 
-/// The longest run of missing blocks that one request fetches: shorter ones cost a slow line
-/// round trips, longer ones keep the first reader waiting.
-const LONGEST_RUN: u64 = 8 << 20;
-
 /// The version of an object that is open at a path.
 #[derive(Debug)]
 pub(super) struct Pinned {
-    pub(super) version: Arc<ObjectVersion>,
+    /// Where it is read from.
+    pub(super) source: Arc<Source>,
     /// Set when a newer version was opened at the same path: the kernel has one set of pages for
     /// both, so that reading on would mix them.
     pub(super) replaced: AtomicBool,
@@ -31,7 +29,6 @@ pub(super) struct Pinned {
 pub(super) struct BucketFile {
     pub(super) shared: Arc<Shared>,
     pub(super) path: TreePath,
-    pub(super) key: Arc<str>,
     pub(super) attr: Attr,
     pub(super) pinned: Arc<Pinned>,
     /// Guards what is known of the readers; held for a few comparisons.
@@ -41,26 +38,24 @@ pub(super) struct BucketFile {
 #[async_trait]
 impl File for BucketFile {
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let size = self.attr.size;
-        let end = offset.saturating_add(len as u64).min(size);
+        let end = offset.saturating_add(len as u64).min(self.attr.size);
         if offset >= end {
             return Ok(Bytes::new());
         }
         if self.pinned.replaced.load(Ordering::Relaxed) {
             return Err(self.changed());
         }
-        let ahead = self.note(offset..end);
-        // What is read and what follows are asked for at once, so that they share a request.
-        let blocks = if ahead.start == end && !ahead.is_empty() {
-            self.request(offset..ahead.end)
-        } else {
-            let blocks = self.request(offset..end);
-            self.request(ahead);
-            blocks
-        };
-        let read = self.collect(blocks, offset..end).await;
-        if matches!(&read, Err(error) if error.kind() == ErrorKind::StaleHandle) {
-            self.shared.known.forget(&self.path);
+        let start = Instant::now();
+        let read = self.read(offset..end).await;
+        let metrics = self.shared.cache.metrics();
+        metrics.reads.add(1);
+        metrics.read_time.note(start.elapsed());
+        match &read {
+            Ok(bytes) => metrics.bytes_read.add(bytes.len() as u64),
+            Err(error) if error.kind() == ErrorKind::StaleHandle => {
+                self.shared.known.forget(&self.path);
+            }
+            Err(_) => {}
         }
         read
     }
@@ -75,65 +70,28 @@ impl File for BucketFile {
 }
 
 impl BucketFile {
+    async fn read(&self, bytes: Range<u64>) -> Result<Bytes> {
+        let (cache, source) = (&self.shared.cache, &self.pinned.source);
+        let found = cache.find(&source.version, &bytes);
+        let ahead = self.note(bytes.clone());
+        if let Some(found) = found {
+            cache.prefetch(source, ahead, LONGEST_RUN);
+            return Ok(found);
+        }
+        // What is read and what follows are asked for at once, so that they share a request.
+        let wanted = cache.request(source, bytes, ahead, LONGEST_RUN);
+        if !wanted.is_there() {
+            cache.metrics().stalls.add(1);
+        }
+        wanted.bytes().await
+    }
+
     /// What to read ahead, which is nothing when the cache has no room for it.
     fn note(&self, read: Range<u64>) -> Range<u64> {
         let end = read.end;
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = readers.note(read, self.attr.size);
-        if self.shared.cache.has_room_ahead() { ahead } else { end..end }
-    }
-
-    /// Asks for the blocks that hold `bytes`, in runs that aren't too long.
-    fn request(&self, bytes: Range<u64>) -> Vec<Block> {
-        let size = self.shared.cache.block_size().get();
-        let longest = (LONGEST_RUN / size).max(1);
-        let mut next = bytes.start / size;
-        let end = if bytes.is_empty() { next } else { bytes.end.div_ceil(size) };
-        let mut blocks = Vec::new();
-        while next < end {
-            let cut = (next + longest).min(end);
-            blocks.extend(self.shared.cache.request(&self.pinned.version, next..cut, |run| {
-                Some(self.fetch(run.start * size..(run.end * size).min(self.attr.size)))
-            }));
-            next = cut;
-        }
-        blocks
-    }
-
-    fn fetch(&self, bytes: Range<u64>) -> impl Future<Output = Result<Bytes>> + Send + 'static {
-        let (shared, key) = (self.shared.clone(), self.key.clone());
-        let etag = self.pinned.version.etag.clone();
-        async move {
-            let expected = bytes.end - bytes.start;
-            let got = shared.store.get(&key, bytes, Some(&etag)).await?;
-            if got.len() as u64 == expected {
-                return Ok(got);
-            }
-            let message = format!("object {key}: {} bytes of {expected} came", got.len());
-            Err(Error::new(ErrorKind::Damaged, message))
-        }
-    }
-
-    /// Waits for the blocks of `bytes` and joins them; blocks that follow are left alone.
-    async fn collect(&self, blocks: Vec<Block>, bytes: Range<u64>) -> Result<Bytes> {
-        let size = self.shared.cache.block_size().get();
-        let mut start = bytes.start / size * size;
-        let mut joined = BytesMut::new();
-        for block in blocks {
-            let within = bytes.start.max(start) - start..bytes.end.min(start + size) - start;
-            let block = block.bytes().await?;
-            let [from, to] = [within.start, within.end].map(|at| usize::try_from(at).unwrap_or(0));
-            let part = block.get(from..to).ok_or_else(|| self.changed())?;
-            if start <= bytes.start && bytes.end <= start + size {
-                return Ok(block.slice(from..to));
-            }
-            joined.extend_from_slice(part);
-            start += size;
-            if start >= bytes.end {
-                break;
-            }
-        }
-        Ok(joined.freeze())
+        if self.shared.cache.room_ahead() > 0 { ahead } else { end..end }
     }
 
     fn changed(&self) -> Error {

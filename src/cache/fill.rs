@@ -1,0 +1,97 @@
+//! Filling pieces: one request for a run of neighbours, each ready as soon as its bytes are.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::piece::{Piece, Shareable};
+use super::{Shared, Source};
+use crate::error::{Error, ErrorKind};
+
+/// Neighbouring pieces that one request fills. Dropped unfilled, it fails them: nobody waits for
+/// ever.
+pub(super) struct Run {
+    pub(super) shared: Arc<Shared>,
+    pub(super) source: Arc<Source>,
+    /// Those that are still to be filled, in order.
+    pub(super) pieces: VecDeque<Arc<Piece>>,
+}
+
+impl Run {
+    /// Where the run ends, in bytes.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.pieces.back().map(|piece| piece.bytes.end)
+    }
+
+    /// How many bytes are to be fetched.
+    pub(super) fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Fetches the run.
+    pub(super) async fn fetch(mut self) {
+        let (Some(first), Some(end)) = (self.pieces.front(), self.end()) else { return };
+        let bytes = first.bytes.start..end;
+        let Source { store, key, version } = &*self.source.clone();
+        let mut buffer = BytesMut::new();
+        let mut sink = |chunk| self.take(chunk, &mut buffer);
+        let fetched = store.get_into(key, bytes, Some(&version.etag), &mut sink).await;
+        if let Err(error) = fetched {
+            self.fail(error);
+        } else if !self.pieces.is_empty() {
+            let message = format!("object {key}: fewer bytes came than it has");
+            self.fail(Error::new(ErrorKind::Damaged, message));
+        }
+    }
+
+    /// Copies a chunk to where it belongs: to keep it would keep all that came with it.
+    fn take(&mut self, mut chunk: Bytes, buffer: &mut BytesMut) {
+        while let Some(piece) = self.pieces.front()
+            && !chunk.is_empty()
+        {
+            let len = usize::try_from(piece.len()).unwrap_or(usize::MAX);
+            if buffer.is_empty() {
+                buffer.reserve(len);
+            }
+            let part = chunk.len().min(len - buffer.len());
+            buffer.extend_from_slice(&chunk[..part]);
+            chunk.advance(part);
+            if buffer.len() == len {
+                self.fill_first(std::mem::take(buffer).freeze());
+            }
+        }
+    }
+
+    fn fill_first(&mut self, bytes: Bytes) {
+        let Some(piece) = self.pieces.pop_front() else { return };
+        // Settled before it can be evicted, so that what is counted as there is there.
+        piece.settle(Ok(bytes));
+        self.shared.change(|memory| {
+            memory.fill(&self.source.version, &piece);
+            memory.evict();
+        });
+    }
+
+    fn fail(&mut self, error: Error) {
+        let error = Shareable::from(error);
+        let failed = std::mem::take(&mut self.pieces);
+        // Given up before they are settled: who hears of it and asks again finds none.
+        self.shared.change(|memory| {
+            for piece in &failed {
+                memory.give_up(&self.source.version, piece);
+            }
+        });
+        for piece in failed {
+            piece.settle(Err(error.clone()));
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() {
+            self.fail(Error::new(ErrorKind::Interrupted, "a read ahead was given up"));
+        }
+    }
+}

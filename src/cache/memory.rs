@@ -1,0 +1,194 @@
+//! The blocks that are in memory, and those that were promised room there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::ObjectVersion;
+use super::piece::Piece;
+
+/// All pieces of all objects. What is on its way stays; what is there goes when room is needed,
+/// the least recently read first.
+pub(super) struct Memory {
+    capacity: u64,
+    /// The pieces of each version by their first byte; no two overlap.
+    objects: HashMap<Arc<ObjectVersion>, BTreeMap<u64, Entry>>,
+    /// Where the pieces that are there are, the most recently read first.
+    order: LruCache<u64, (Arc<ObjectVersion>, u64)>,
+    /// The next key in `order`.
+    next: u64,
+    filled: u64,
+    promised: u64,
+    unread: u64,
+}
+
+struct Entry {
+    piece: Arc<Piece>,
+    /// Whether somebody asked for it, not only for what is before it.
+    read: bool,
+    /// Its key in the order, when it is there.
+    key: Option<u64>,
+}
+
+/// A piece that was asked for.
+pub(super) enum Found {
+    /// It is there or on its way.
+    There(Arc<Piece>),
+    /// It has entered and is to be fetched.
+    Missing(Arc<Piece>),
+}
+
+impl Memory {
+    pub(super) fn new(capacity: u64) -> Self {
+        Self {
+            capacity,
+            objects: HashMap::new(),
+            order: LruCache::unbounded(),
+            next: 0,
+            filled: 0,
+            promised: 0,
+            unread: 0,
+        }
+    }
+
+    /// The bytes that are there.
+    pub(super) fn filled(&self) -> u64 {
+        self.filled
+    }
+
+    /// The bytes that are there or on their way.
+    pub(super) fn held(&self) -> u64 {
+        self.filled + self.promised
+    }
+
+    /// How many bytes may still come that nobody has asked for: half of the room is for others.
+    pub(super) fn room_ahead(&self) -> u64 {
+        (self.capacity / 2).saturating_sub(self.unread)
+    }
+
+    /// The bytes of a version, if one piece holds them all.
+    pub(super) fn find(
+        &mut self,
+        version: &Arc<ObjectVersion>,
+        bytes: &Range<u64>,
+    ) -> Option<Bytes> {
+        let pieces = self.objects.get_mut(version)?;
+        let (_, entry) = pieces.range_mut(..=bytes.start).next_back()?;
+        if entry.piece.bytes.end < bytes.end {
+            return None;
+        }
+        let found = entry.piece.slice(bytes)?;
+        self.unread -= entry.note_read();
+        if let Some(key) = entry.key {
+            self.order.promote(&key);
+        }
+        Some(found)
+    }
+
+    /// The pieces that hold `bytes`, in order. What isn't there enters in pieces that are cut at
+    /// whole multiples of `longest` before the end, so that reads of that length that end where
+    /// `bytes` do find theirs in one piece.
+    pub(super) fn enter(
+        &mut self,
+        version: &Arc<ObjectVersion>,
+        bytes: Range<u64>,
+        longest: u64,
+        read: bool,
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
+        if bytes.is_empty() {
+            return found;
+        }
+        let pieces = self.objects.entry(version.clone()).or_default();
+        let before = pieces.range(..=bytes.start).next_back().map(|(start, _)| *start);
+        let from = before.unwrap_or(bytes.start);
+        let mut gaps = Vec::new();
+        let mut at = bytes.start;
+        for (_, entry) in pieces.range_mut(from..bytes.end) {
+            let piece = &entry.piece.bytes;
+            if piece.end <= bytes.start {
+                continue;
+            }
+            if at < piece.start {
+                gaps.push((found.len(), at..piece.start));
+            }
+            at = piece.end;
+            found.push(Found::There(entry.piece.clone()));
+            if read {
+                self.unread -= entry.note_read();
+            }
+            if let Some(key) = entry.key {
+                self.order.promote(&key);
+            }
+        }
+        if at < bytes.end {
+            gaps.push((found.len(), at..bytes.end));
+        }
+        for (place, gap) in gaps.into_iter().rev() {
+            let mut missing = Vec::new();
+            let mut start = gap.start;
+            while start < gap.end {
+                let odd = (bytes.end - start) % longest;
+                let len = if odd == 0 { longest } else { odd };
+                let piece = Arc::new(Piece::new(start..(start + len).min(gap.end)));
+                start = piece.bytes.end;
+                self.promised += piece.len();
+                self.unread += if read { 0 } else { piece.len() };
+                let entry = Entry { piece: piece.clone(), read, key: None };
+                pieces.insert(piece.bytes.start, entry);
+                missing.push(Found::Missing(piece));
+            }
+            found.splice(place..place, missing);
+        }
+        found
+    }
+
+    /// A piece has its bytes: from now on it may go when room is needed.
+    pub(super) fn fill(&mut self, version: &Arc<ObjectVersion>, piece: &Piece) {
+        self.promised -= piece.len();
+        let start = piece.bytes.start;
+        let Some(entry) = self.objects.get_mut(version).and_then(|all| all.get_mut(&start)) else {
+            return;
+        };
+        entry.key = Some(self.next);
+        self.order.put(self.next, (version.clone(), start));
+        self.next += 1;
+        self.filled += piece.len();
+    }
+
+    /// A piece won't have its bytes: who comes later starts anew.
+    pub(super) fn give_up(&mut self, version: &Arc<ObjectVersion>, piece: &Piece) {
+        self.promised -= piece.len();
+        self.remove(version, piece.bytes.start);
+    }
+
+    /// Makes room where more is held than there is.
+    pub(super) fn evict(&mut self) {
+        while self.held() > self.capacity {
+            let Some((_, (version, start))) = self.order.pop_lru() else { return };
+            if let Some(entry) = self.remove(&version, start) {
+                self.filled -= entry.piece.len();
+            }
+        }
+    }
+
+    fn remove(&mut self, version: &Arc<ObjectVersion>, start: u64) -> Option<Entry> {
+        let pieces = self.objects.get_mut(version)?;
+        let mut entry = pieces.remove(&start)?;
+        if pieces.is_empty() {
+            self.objects.remove(version);
+        }
+        self.unread -= entry.note_read();
+        Some(entry)
+    }
+}
+
+impl Entry {
+    /// Marks it as read; how many bytes aren't unread any more.
+    fn note_read(&mut self) -> u64 {
+        if std::mem::replace(&mut self.read, true) { 0 } else { self.piece.len() }
+    }
+}
