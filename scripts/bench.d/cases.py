@@ -1,0 +1,68 @@
+"""The ways of reading that are measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of reading."""
+
+    title: str
+    unit: str
+    # What is read, below the root of the bucket, and the words for `load`.
+    path: str
+    load: tuple[str, ...]
+    # The same by the SDK alone: what it is called in the report, and the words for `sdk`.
+    sdk: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    # How many times --seconds it may take.
+    patience: float = 1
+    # Whether it is read once before, and then once more without the kernel's caches.
+    again: bool = False
+
+
+WHOLE = (("sdk", ("sequential", "large.bin", "--in-flight", "4")),)
+
+
+def small(*in_flight: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Small objects by the SDK, so many at a time; the first is what readers have here."""
+    return tuple(
+        (f"sdk x{count}" if count != in_flight[0] else "sdk", ("small", "--in-flight", str(count)))
+        for count in in_flight
+    )
+
+
+CASES = {
+    "sequential": Case(
+        "one file, 1 reader", "MB/s", "large.bin", ("sequential",), WHOLE, patience=6
+    ),
+    "readers": Case(
+        "one file, 4 readers",
+        "MB/s",
+        "large.bin",
+        ("sequential", "--readers", "4"),
+        WHOLE,
+        patience=6,
+    ),
+    "random": Case(
+        "random 128 KiB, 4 readers", "reads/s", "large.bin", ("random", "--readers", "4")
+    ),
+    "shuffled": Case(
+        "small files shuffled, 8 readers",
+        "files/s",
+        "small",
+        ("epoch", "--readers", "8", "--order", "shuffled"),
+        small(8, 32),
+    ),
+    "ordered": Case(
+        "small files in order, 1 reader", "files/s", "small", ("epoch",), small(1, 32)
+    ),
+    "walk": Case("walk with attributes", "entries/s", "tree", ("walk",), patience=2),
+    "reread": Case(
+        "one file again, caches dropped",
+        "MB/s",
+        "large.bin",
+        ("sequential",),
+        patience=6,
+        again=True,
+    ),
+}
