@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, BoxStream, TryStreamExt as _};
 
 use self::file::{BucketFile, Pinned};
-use self::known::{Found, Known, Node};
+use self::known::{Fresh, Known, Node};
+use self::lookup::Lookups;
 use self::names::Place;
 use self::walk::Walk;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
@@ -23,6 +23,8 @@ use crate::path::TreePath;
 mod ahead;
 mod file;
 mod known;
+mod listing;
+mod lookup;
 mod names;
 mod walk;
 
@@ -43,10 +45,10 @@ struct Shared {
     cache: Arc<BlockCache>,
     /// Tells this store's objects from those of others in the cache.
     source: String,
-    ttl: Duration,
     /// The time that directories show, since a bucket keeps none for them.
     born: SystemTime,
     known: Known,
+    lookups: Lookups,
     /// Which version is open at a path. Guards a map; held for one operation.
     open: Mutex<HashMap<TreePath, Weak<Pinned>>>,
 }
@@ -66,9 +68,9 @@ impl BucketTree {
             store,
             cache,
             source: source.into(),
-            ttl,
             born: SystemTime::now(),
             known: Known::new(ttl),
+            lookups: Lookups::default(),
             open: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -78,14 +80,14 @@ impl BucketTree {
 #[async_trait]
 impl Tree for BucketTree {
     async fn stat(&self, path: &TreePath) -> Result<Attr> {
-        Ok(self.shared.attr(&self.shared.node(path).await?))
+        let (node, ttl) = self.shared.node(path).await?;
+        Ok(self.shared.attr(&node, ttl))
     }
 
     fn list(&self, dir: &TreePath) -> BoxStream<'static, Result<Entry>> {
-        if let Some(entries) = self.shared.known.entries(dir) {
-            let shared = self.shared.clone();
-            let entries = entries.into_iter().map(move |(name, node)| shared.entry(name, &node));
-            return Box::pin(stream::iter(entries.map(Ok)));
+        if let Some(fresh) = self.shared.known.listing(dir) {
+            self.shared.known.note_use(dir);
+            return Box::pin(stream::iter(self.shared.entries(fresh)));
         }
         let Some(prefix) = prefix_of(dir) else {
             let error = not_found(dir);
@@ -97,18 +99,19 @@ impl Tree for BucketTree {
             let Some((shared, dir, mut walk)) = state else { return Ok(None) };
             match walk.next().await.transpose()? {
                 Some(batch) => {
-                    let entries = batch.into_iter().map(|(name, node)| shared.entry(name, &node));
-                    let entries: Vec<_> = entries.map(Ok).collect();
+                    let ttl = shared.known.ttl();
+                    let entry = |(name, node)| Entry { name, attr: shared.attr(&node, ttl) };
+                    let entries: Vec<_> = batch.into_iter().map(entry).map(Ok).collect();
                     Ok(Some((stream::iter(entries), Some((shared, dir, walk)))))
                 }
                 None => shared.finish(dir, walk).await.map(|()| None),
             }
         });
-        Box::pin(batches.try_flatten().boxed())
+        Box::pin(batches.try_flatten())
     }
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let node = self.shared.node(path).await?;
+        let (node, ttl) = self.shared.node(path).await?;
         let Node::File { size, etag, .. } = &node else {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
         };
@@ -122,14 +125,14 @@ impl Tree for BucketTree {
         Ok(Arc::new(BucketFile {
             shared: self.shared.clone(),
             path: path.clone(),
-            attr: self.shared.attr(&node),
+            attr: self.shared.attr(&node, ttl),
             pinned: self.shared.pin(path, source),
             readers: Mutex::default(),
         }))
     }
 
     async fn xattr(&self, path: &TreePath, name: &[u8]) -> Result<Bytes> {
-        match self.shared.node(path).await? {
+        match self.shared.node(path).await?.0 {
             Node::File { etag, .. } if name == ETAG => Ok(etag.0.into()),
             _ => {
                 let name = name.escape_ascii();
@@ -140,7 +143,7 @@ impl Tree for BucketTree {
     }
 
     async fn xattrs(&self, path: &TreePath) -> Result<Vec<Bytes>> {
-        Ok(match self.shared.node(path).await? {
+        Ok(match self.shared.node(path).await?.0 {
             Node::File { .. } => vec![Bytes::from_static(ETAG)],
             Node::Directory => Vec::new(),
         })
@@ -148,94 +151,18 @@ impl Tree for BucketTree {
 }
 
 impl Shared {
-    /// What `path` leads to: from what is known, else by one question or two.
-    async fn node(&self, path: &TreePath) -> Result<Node> {
-        if path.is_root() {
-            return Ok(Node::Directory);
-        }
-        match self.known.find(path) {
-            Some(Found::There(node)) => return Ok(node),
-            Some(Found::Nowhere) => return Err(not_found(path)),
-            None => {}
-        }
-        let node = match Place::of(path) {
-            Some(place) => self.ask(path, &place).await?,
-            None => None,
-        };
-        self.known.remember(path.clone(), node.clone());
-        node.ok_or_else(|| not_found(path))
-    }
-
-    /// Asks for the object and for a directory of the same name, both at once.
-    async fn ask(&self, path: &TreePath, place: &Place) -> Result<Option<Node>> {
-        let (object, directory) =
-            futures_util::join!(self.ask_for_object(place), self.ask_for_directory(path, place));
-        match (directory, object) {
-            (Ok(true), object) if place.beside => object,
-            (Ok(false), _) if place.beside => Ok(None),
-            (Ok(true), _) => Ok(Some(Node::Directory)),
-            (Ok(false), object) => object,
-            // Who may read may not be allowed to list.
-            (Err(error), Ok(Some(node))) if error.kind() == ErrorKind::PermissionDenied => {
-                Ok(Some(node))
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    async fn ask_for_object(&self, place: &Place) -> Result<Option<Node>> {
-        if place.key.is_empty() {
-            return Ok(None);
-        }
-        match self.store.head(&place.key).await {
-            Ok(meta) if place.may_be_marker() && meta.size == 0 => Ok(None),
-            Ok(meta) => {
-                Ok(Some(Node::File { size: meta.size, modified: meta.modified, etag: meta.etag }))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether there are keys below; if they fit on one page, the directory is listed by that.
-    async fn ask_for_directory(&self, path: &TreePath, place: &Place) -> Result<bool> {
-        let prefix = place.prefix();
-        let mut pages = self.store.list(&prefix, Depth::Children);
-        let Some(first) = pages.next().await.transpose()? else { return Ok(false) };
-        if first.objects.is_empty() && first.prefixes.is_empty() {
-            return Ok(false);
-        }
-        let full = first.objects.len() + first.prefixes.len() >= FULL_PAGE;
-        // Only the end comes at once: another page would have to be asked for.
-        if !full && !place.beside && matches!(pages.next().now_or_never(), Some(None)) {
-            let mut walk = Walk::new(Box::pin(stream::once(async { Ok(first) })), prefix);
-            while walk.next().await.transpose()?.is_some() {}
-            let since = walk.since;
-            if let Some(entries) = walk.finish() {
-                self.known.remember_listing(path.clone(), since, entries);
-            }
-        }
-        Ok(true)
-    }
-
-    /// A listing has come to its end: remembers it, unless nothing was there to be listed.
-    async fn finish(&self, dir: TreePath, walk: Walk) -> Result<()> {
-        let since = walk.since;
-        let entries = match walk.finish() {
-            Some(entries) => entries,
-            None if dir.is_root() || self.known.was_directory(&dir) => known::Entries::new(),
-            None => {
-                let place = Place::of(&dir).ok_or_else(|| not_found(&dir))?;
-                return Err(match self.ask_for_object(&place).await? {
-                    Some(_) => {
-                        Error::new(ErrorKind::NotADirectory, format!("{dir} isn't a directory"))
-                    }
-                    None => not_found(&dir),
-                });
-            }
-        };
-        self.known.remember_listing(dir, since, entries);
-        Ok(())
+    /// The entries of a listing, made as they are asked for.
+    fn entries(
+        self: &Arc<Self>,
+        (listing, ttl): Fresh,
+    ) -> impl Iterator<Item = Result<Entry>> + Send + use<> {
+        let dir = Attr::dir(self.born, ttl);
+        (0..listing.len()).filter_map(move |at| {
+            let object = listing.object(at);
+            let attr = object.map(|(size, modified, tag)| object_attr(size, modified, tag, ttl));
+            let name = listing.name(at)?;
+            Some(Ok(Entry { name, attr: attr.unwrap_or_else(|| dir.clone()) }))
+        })
     }
 
     /// Makes the version of `source` the one that is open at `path`; older ones can't be read on.
@@ -261,23 +188,18 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(&self, name: Bytes, node: &Node) -> Entry {
-        Entry { name, attr: self.attr(node) }
-    }
-
-    fn attr(&self, node: &Node) -> Attr {
+    /// The attributes of a node, which may be believed for `ttl`.
+    fn attr(&self, node: &Node, ttl: Duration) -> Attr {
         match node {
-            Node::File { size, modified, etag } => Attr {
-                version: Some(ContentVersion::of(&etag.0)),
-                ..Attr::file(*size, *modified, self.ttl)
-            },
-            Node::Directory => Attr::dir(self.born, self.ttl),
+            Node::File { size, modified, etag } => object_attr(*size, *modified, &etag.0, ttl),
+            Node::Directory => Attr::dir(self.born, ttl),
         }
     }
 }
 
-/// A page of so many entries is probably not the last.
-const FULL_PAGE: usize = 1000;
+fn object_attr(size: u64, modified: SystemTime, etag: &str, ttl: Duration) -> Attr {
+    Attr { version: Some(ContentVersion::of(etag)), ..Attr::file(size, modified, ttl) }
+}
 
 /// What the keys below a directory begin with; `None` when no key can be there.
 fn prefix_of(dir: &TreePath) -> Option<String> {

@@ -1,20 +1,34 @@
 //! What is known of a bucket for a moment: listings and single answers, each with its age.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use lru::LruCache;
 
+use super::listing::Listing;
 use crate::object::ETag;
 use crate::path::TreePath;
 
-/// How many names of listed directories are kept: some 40 MB.
-const MOST_LISTED: usize = 200_000;
+/// The bytes of listings that are kept: some 400,000 names.
+pub(super) const MOST_LISTED: usize = 32 << 20;
 
 /// How many answers to single questions are kept.
-const MOST_ANSWERS: usize = 20_000;
+const MOST_ANSWERS: NonZeroUsize = NonZeroUsize::new(20_000).expect("isn't zero");
+
+/// How many directories are known to be in use.
+const MOST_USED: NonZeroUsize = NonZeroUsize::new(1_000).expect("isn't zero");
+
+/// For how long after it was last listed a directory stays, though its last key is gone: whoever
+/// stands in it isn't thrown out by somebody's cleaning up.
+const USED: Duration = Duration::from_mins(1);
+
+/// Names that are answered from a listing before its half time for each page of it, before it is
+/// worth having anew.
+const WORTH: usize = 4;
+
+/// Entries that a page of a listing holds at most.
+pub(super) const PAGE: usize = 1000;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,105 +42,146 @@ pub(super) enum Node {
 /// What is known of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// It leads here.
-    There(Node),
+    /// It leads here, which may be believed for so long.
+    There(Node, Duration),
     /// It leads nowhere.
     Nowhere,
 }
 
-impl From<Option<Node>> for Found {
-    fn from(node: Option<Node>) -> Self {
-        node.map_or(Self::Nowhere, Self::There)
-    }
-}
-
-/// The entries of a directory.
-pub(super) type Entries = HashMap<Bytes, Node>;
+/// A listing and for how long it may be believed.
+pub(super) type Fresh = (Arc<Listing>, Duration);
 
 /// A memory that forgets after its TTL.
 pub(super) struct Known {
     ttl: Duration,
-    /// Guards both maps; held for a few map operations, never while waiting.
+    /// Guards the maps; held for a few map operations, never while waiting.
     state: Mutex<State>,
 }
 
 struct State {
-    listed: LruCache<TreePath, (Instant, Entries)>,
-    /// The entries of all listings.
-    names: usize,
+    listed: LruCache<TreePath, Listed>,
+    /// The bytes of all listings.
+    bytes: usize,
     answers: LruCache<TreePath, (Instant, Option<Node>)>,
+    /// When a directory was last listed for a program.
+    used: LruCache<TreePath, Instant>,
+}
+
+struct Listed {
+    seen: Instant,
+    listing: Arc<Listing>,
+    /// How many names were asked for that nothing else answers.
+    asked: usize,
+}
+
+impl Listed {
+    fn pages(&self) -> usize {
+        self.listing.len() / PAGE + 1
+    }
 }
 
 impl Known {
     pub(super) fn new(ttl: Duration) -> Self {
-        let state =
-            State { listed: LruCache::unbounded(), names: 0, answers: LruCache::unbounded() };
+        let state = State {
+            listed: LruCache::unbounded(),
+            bytes: 0,
+            answers: LruCache::new(MOST_ANSWERS),
+            used: LruCache::new(MOST_USED),
+        };
         Self { ttl, state: Mutex::new(state) }
     }
 
-    /// What is known of `path`, if anything.
-    pub(super) fn find(&self, path: &TreePath) -> Option<Found> {
+    /// For how long what is heard is believed.
+    pub(super) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// What is known of `path`, if anything; and whether the listing that says so is asked so often
+    /// that it should be made anew before it is too old.
+    pub(super) fn find(&self, path: &TreePath) -> (Option<Found>, bool) {
         let mut state = self.lock();
-        if let (Some(parent), Some(name)) = (path.parent(), path.name())
-            && let Some((seen, entries)) = state.listed.get(&parent)
-            && seen.elapsed() < self.ttl
-        {
-            return Some(entries.get(name).cloned().into());
+        let left =
+            |seen: Instant| self.ttl.checked_sub(seen.elapsed()).filter(|ttl| !ttl.is_zero());
+        let answer = state.answers.get(path).and_then(|(seen, node)| Some((left(*seen)?, node)));
+        let answer = answer.map(|(left, node)| (left, node.clone()));
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return (None, false) };
+        let listed = state.listed.get_mut(&parent);
+        let listed = listed.and_then(|listed| Some((left(listed.seen)?, listed)));
+        match (answer, listed) {
+            (Some((left, node)), Some((newer, _))) if left >= newer => {
+                (Some(found(node, left)), false)
+            }
+            (_, Some((left, listed))) => {
+                listed.asked += 1;
+                let worth = left < self.ttl / 2 && listed.asked >= WORTH * listed.pages();
+                (Some(found(listed.listing.find(name), left)), worth)
+            }
+            (Some((left, node)), None) => (Some(found(node, left)), false),
+            (None, None) => (None, false),
         }
-        let (seen, node) = state.answers.get(path)?;
-        (seen.elapsed() < self.ttl).then(|| node.clone().into())
     }
 
     /// Whether `path` was a directory when it was last heard of, however long ago.
     pub(super) fn was_directory(&self, path: &TreePath) -> bool {
         let mut state = self.lock();
         let listed = path.parent().zip(path.name()).and_then(|(parent, name)| {
-            state.listed.get(&parent).and_then(|(_, entries)| entries.get(name).cloned())
+            state.listed.get(&parent).and_then(|listed| listed.listing.find(name))
         });
         let node = listed.or_else(|| state.answers.get(path).and_then(|(_, node)| node.clone()));
         node == Some(Node::Directory)
     }
 
-    /// The entries of a directory, if they were listed a moment ago.
-    pub(super) fn entries(&self, dir: &TreePath) -> Option<Entries> {
-        let mut state = self.lock();
-        let (seen, entries) = state.listed.get(dir)?;
-        (seen.elapsed() < self.ttl).then(|| entries.clone())
+    /// Whether a program listed `dir` a moment ago.
+    pub(super) fn in_use(&self, dir: &TreePath) -> bool {
+        self.lock().used.peek(dir).is_some_and(|used| used.elapsed() < USED)
     }
 
-    /// Remembers a whole directory, listed since `since`.
-    pub(super) fn remember_listing(&self, dir: TreePath, since: Instant, entries: Entries) {
-        if entries.len() > MOST_LISTED {
+    /// Notes that a program lists `dir`.
+    pub(super) fn note_use(&self, dir: &TreePath) {
+        self.lock().used.put(dir.clone(), Instant::now());
+    }
+
+    /// The entries of a directory, if they were listed a moment ago.
+    pub(super) fn listing(&self, dir: &TreePath) -> Option<Fresh> {
+        let mut state = self.lock();
+        let listed = state.listed.get(dir)?;
+        let left = self.ttl.checked_sub(listed.seen.elapsed()).filter(|left| !left.is_zero())?;
+        Some((listed.listing.clone(), left))
+    }
+
+    /// The entries of a directory as they were last heard of, however long ago.
+    pub(super) fn old_listing(&self, dir: &TreePath) -> Option<Arc<Listing>> {
+        self.lock().listed.peek(dir).map(|listed| listed.listing.clone())
+    }
+
+    /// Remembers a whole directory, as it was at `seen`.
+    pub(super) fn remember_listing(&self, dir: TreePath, seen: Instant, listing: Arc<Listing>) {
+        if listing.bytes() > MOST_LISTED / 2 {
             return;
         }
         let mut state = self.lock();
-        state.names += entries.len();
-        if let Some((_, (_, replaced))) = state.listed.push(dir, (since, entries)) {
-            state.names -= replaced.len();
+        state.bytes += listing.bytes();
+        let listed = Listed { seen, listing, asked: 0 };
+        if let Some((_, replaced)) = state.listed.push(dir, listed) {
+            state.bytes -= replaced.listing.bytes();
         }
-        while state.names > MOST_LISTED
-            || state.listed.peek_lru().is_some_and(|(_, (seen, _))| seen.elapsed() > self.ttl * 60)
-        {
-            let Some((_, (_, dropped))) = state.listed.pop_lru() else { return };
-            state.names -= dropped.len();
+        while state.bytes > MOST_LISTED {
+            let Some((_, dropped)) = state.listed.pop_lru() else { return };
+            state.bytes -= dropped.listing.bytes();
         }
     }
 
-    /// Remembers the answer to one question.
-    pub(super) fn remember(&self, path: TreePath, node: Option<Node>) {
-        let mut state = self.lock();
-        state.answers.push(path, (Instant::now(), node));
-        if state.answers.len() > MOST_ANSWERS {
-            state.answers.pop_lru();
-        }
+    /// Remembers the answer to one question, asked at `seen`.
+    pub(super) fn remember(&self, path: TreePath, seen: Instant, node: Option<Node>) {
+        self.lock().answers.put(path, (seen, node));
     }
 
     /// Forgets a path, which turned out to be another than was thought.
     pub(super) fn forget(&self, path: &TreePath) {
         let mut state = self.lock();
         state.answers.pop(path);
-        if let Some((_, dropped)) = path.parent().and_then(|parent| state.listed.pop(&parent)) {
-            state.names -= dropped.len();
+        if let Some(dropped) = path.parent().and_then(|parent| state.listed.pop(&parent)) {
+            state.bytes -= dropped.listing.bytes();
         }
     }
 
@@ -135,8 +190,13 @@ impl Known {
     }
 }
 
+fn found(node: Option<Node>, left: Duration) -> Found {
+    node.map_or(Found::Nowhere, |node| Found::There(node, left))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::listing::Draft;
     use super::*;
 
     const LONG: Duration = Duration::from_hours(1);
@@ -145,51 +205,83 @@ mod tests {
         TreePath::parse(text).unwrap()
     }
 
-    fn listing(names: &[&'static str]) -> Entries {
-        names.iter().map(|name| (Bytes::from(*name), Node::Directory)).collect()
+    fn listing<Name: AsRef<[u8]>>(names: impl IntoIterator<Item = Name>) -> Arc<Listing> {
+        let mut draft = Draft::new();
+        names.into_iter().for_each(|name| draft.push(name.as_ref(), &Node::Directory));
+        Arc::new(draft.finish())
+    }
+
+    fn find(known: &Known, at: &str) -> Option<Option<Node>> {
+        known.find(&path(at)).0.map(|found| match found {
+            Found::There(node, _) => Some(node),
+            Found::Nowhere => None,
+        })
     }
 
     #[test]
     fn a_listing_answers_for_what_is_there_and_what_is_not() {
         let known = Known::new(LONG);
-        known.remember_listing(path("a"), Instant::now(), listing(&["b"]));
-        assert_eq!(known.find(&path("a/b")), Some(Found::There(Node::Directory)));
-        assert_eq!(known.find(&path("a/c")), Some(Found::Nowhere));
-        assert_eq!(known.find(&path("b")), None);
+        known.remember_listing(path("a"), Instant::now(), listing(["b"]));
+        assert_eq!(find(&known, "a/b"), Some(Some(Node::Directory)));
+        assert_eq!(find(&known, "a/c"), Some(None));
+        assert_eq!(find(&known, "b"), None);
         assert!(known.was_directory(&path("a/b")));
+    }
+
+    #[test]
+    fn the_newest_answer_counts() {
+        let known = Known::new(LONG);
+        let ago = |secs| Instant::now().checked_sub(Duration::from_secs(secs)).unwrap();
+        known.remember(path("a/b"), ago(20), None);
+        known.remember_listing(path("a"), ago(30), listing(["b"]));
+        assert_eq!(find(&known, "a/b"), Some(None));
+        known.remember_listing(path("a"), ago(10), listing(["b"]));
+        assert_eq!(find(&known, "a/b"), Some(Some(Node::Directory)));
     }
 
     #[test]
     fn nothing_is_believed_after_its_time() {
         let known = Known::new(Duration::ZERO);
-        known.remember_listing(path("a"), Instant::now(), listing(&["b"]));
-        known.remember(path("c"), None);
-        assert_eq!(known.find(&path("a/b")), None);
-        assert_eq!(known.find(&path("c")), None);
-        assert_eq!(known.entries(&path("a")), None);
+        known.remember_listing(path("a"), Instant::now(), listing(["b"]));
+        known.remember(path("c"), Instant::now(), None);
+        assert_eq!(find(&known, "a/b"), None);
+        assert_eq!(find(&known, "c"), None);
+        assert_eq!(known.listing(&path("a")), None);
+        assert_eq!(known.old_listing(&path("a")).unwrap().len(), 1);
     }
 
     #[test]
     fn what_is_forgotten_is_asked_again() {
         let known = Known::new(LONG);
-        known.remember_listing(path("a"), Instant::now(), listing(&["b"]));
-        known.remember(path("a/b"), Some(Node::Directory));
+        known.remember_listing(path("a"), Instant::now(), listing(["b"]));
+        known.remember(path("a/b"), Instant::now(), Some(Node::Directory));
         known.forget(&path("a/b"));
-        assert_eq!(known.find(&path("a/b")), None);
+        assert_eq!(find(&known, "a/b"), None);
     }
 
     #[test]
-    fn names_are_counted_and_bounded() {
+    fn a_listing_that_is_asked_much_is_worth_having_anew_in_its_second_half() {
+        let known = Known::new(LONG);
+        known.remember_listing(path("a"), Instant::now(), listing(["b"]));
+        assert!((0..20).all(|_| !known.find(&path("a/b")).1));
+        let old = Instant::now().checked_sub(LONG * 3 / 4).unwrap();
+        known.remember_listing(path("a"), old, listing(["b"]));
+        let worth: Vec<_> = (0..5).map(|_| known.find(&path("a/b")).1).collect();
+        assert_eq!(worth, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn listings_are_bounded() {
         let known = Known::new(LONG);
         for round in 0..3 {
             for dir in ["a", "b", "c"] {
-                let entries =
-                    (0..90_000).map(|n| (Bytes::from(format!("{round}{n}")), Node::Directory));
-                known.remember_listing(path(dir), Instant::now(), entries.collect());
+                let names = (0..300_000).map(|n| format!("{round}{n}"));
+                known.remember_listing(path(dir), Instant::now(), listing(names));
             }
         }
         let state = known.lock();
-        assert_eq!(state.names, 180_000);
+        assert!(state.bytes <= MOST_LISTED);
         assert_eq!(state.listed.len(), 2);
+        assert_eq!(state.bytes, state.listed.iter().map(|(_, l)| l.listing.bytes()).sum::<usize>());
     }
 }
