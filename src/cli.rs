@@ -26,6 +26,7 @@ pub mod run;
 pub mod s3;
 pub mod secret;
 mod shield;
+pub mod status;
 pub mod table;
 pub mod unmount;
 pub mod use_project;
@@ -72,6 +73,7 @@ enum Command {
     Env(env::Env),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
+    Status(status::Status),
     Completions(completions::Completions),
 }
 
@@ -119,6 +121,7 @@ impl Command {
             Self::Env(command) => command.run(context).await,
             Self::Mount(command) => command.run(context).await,
             Self::Unmount(command) => command.run(context).await,
+            Self::Status(command) => command.run(context).await,
             Self::Completions(command) => command.run(context).await,
         }
     }

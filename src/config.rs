@@ -39,6 +39,8 @@ pub struct Config {
     pub home: PathBuf,
     /// Where blocks and indexes that can be rebuilt are kept.
     pub cache: PathBuf,
+    /// Where what lives as long as a login is kept, if there is such a place.
+    pub runtime: Option<PathBuf>,
     /// Where `sops` and we look for age identities.
     pub identity_file: PathBuf,
     /// The project named by option or environment.
@@ -63,6 +65,7 @@ impl Config {
         Ok(Self {
             home: absolute(&args.home.clone().unwrap_or_else(|| base.data_dir().join("atelier")))?,
             cache: base.cache_dir().join("atelier"),
+            runtime: base.runtime_dir().map(|dir| dir.join("atelier")),
             identity_file,
             project: args.project.clone(),
             user: args.user.clone().map_or_else(login_name, Ok)?,
@@ -77,6 +80,11 @@ impl Config {
     /// The directory of the embedded content store.
     pub fn store_dir(&self) -> PathBuf {
         self.home.join("store")
+    }
+
+    /// Where sockets of mounts may be, the place to make them first.
+    pub fn socket_dirs(&self) -> Vec<PathBuf> {
+        self.runtime.iter().cloned().chain([self.home.join("run")]).collect()
     }
 
     /// The directory of a project's storage.

@@ -12,6 +12,7 @@
 //! ```text
 //!  kernel                                                   commands
 //!  fuse     requests in, replies out, errno       cli        a file per command; exit codes
+//!  control  a mount's counters, for others to ask
 //!  vfs      inodes, handles, lookup counts        workspace  opens everything, from Config
 //!  tree     Tree, File; Namespace -> { Snapshot, Bucket, Secrets, Local }
 //!  snapshot versions: capture, restore            notebook   a notebook's cells and output
@@ -61,6 +62,7 @@ pub mod catalog;
 pub mod chunk;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crypto;
 pub mod error;
 pub mod fuse;

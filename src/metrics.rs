@@ -56,15 +56,29 @@ impl Histogram {
         self.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is clamped first.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
     fn bucket(duration: Duration) -> usize {
         let micros = duration.as_secs_f64() * 1e6;
+        // Clamped first, so that nothing is cut off.
         let steps = (micros / Self::FIRST).log2() * 4.0;
         steps.ceil().clamp(0.0, (Self::BUCKETS - 1) as f64) as usize
     }
 
+    #[allow(clippy::cast_precision_loss)] // There are few.
     fn bound(bucket: usize) -> Duration {
         Duration::from_secs_f64(Self::FIRST * 2_f64.powf(bucket as f64 / 4.0) / 1e6)
+    }
+
+    /// For bounds that double, how many durations didn't exceed each; and how many there are.
+    pub fn cumulative(&self) -> (Vec<(Duration, u64)>, u64) {
+        let (mut count, mut below) = (0, Vec::with_capacity(Self::BUCKETS / 4));
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            count += bucket.load(Ordering::Relaxed);
+            if at % 4 == 0 {
+                below.push((Self::bound(at), count));
+            }
+        }
+        (below, count)
     }
 
     /// How many were counted.
@@ -79,7 +93,7 @@ impl Histogram {
 
     /// The duration that a `share` of all (0 to 1) didn't exceed, a fifth too long at most; `None`
     /// when none was counted.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A count is never negative.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let rank = ((count as f64 * share).ceil() as u64).max(1);

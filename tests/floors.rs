@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["snapshot", "notebook"],
     &["tree"],
     &["vfs", "workspace"],
-    &["fuse"],
+    &["fuse", "control"],
     &["cli"],
     &["main"],
 ];

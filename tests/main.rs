@@ -13,6 +13,7 @@ mod floors;
 mod mount;
 mod namespace;
 mod object_contract;
+mod observe;
 mod promises;
 mod quickstart;
 mod restore;

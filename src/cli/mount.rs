@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::observe::Observed;
 use self::options::Options;
 use super::shield::Shield;
 use super::{Context, place, table};
@@ -18,6 +19,7 @@ use crate::workspace::Workspace;
 
 mod daemon;
 pub mod helper;
+mod observe;
 mod options;
 mod point;
 
@@ -40,7 +42,7 @@ pub struct Mount {
 
     /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, `allow_other`,
     /// `allow_root`, home=DIR, as=NAME; and memory=, `cache_dir`=, `cache_size`=, `metadata_ttl`=,
-    /// deadline= as the options of these names
+    /// deadline=, metrics= as the options of these names
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
 
@@ -144,9 +146,12 @@ impl Mount {
         let tree = workspace.namespace(&project).await?;
         let signals = Signals::new()?;
         let options = MountOptions { source: source.clone(), ..options.mount.clone() };
+        let mut observed = Observed::prepare(serving).await?;
         let session = fuse::mount(tree, workspace.metrics.clone(), &mount_point, &options)?;
+        observed.start(context, serving, &source, &session, &workspace.metrics);
         if !self.quiet {
             table::say(format!("{source} is mounted on {}", mount_point.display()));
+            observed.say();
         }
         if self.background {
             daemon::ready(&context.config.home)?;

@@ -1,6 +1,7 @@
 //! How a mount reads: how much it may keep, where, and for how long it believes and waits.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -34,6 +35,16 @@ pub struct ServingArgs {
     /// How long a read may take before it is an error [default: 60s]
     #[arg(long, env = "ATELIER_DEADLINE", value_name = "TIME")]
     pub deadline: Option<Span>,
+
+    /// Serve metrics for Prometheus over HTTP at this address, such as 127.0.0.1:9123
+    #[arg(
+        long,
+        env = "ATELIER_METRICS",
+        value_name = "ADDRESS:PORT",
+        value_parser = address,
+        help_heading = "Observing"
+    )]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl ServingArgs {
@@ -48,6 +59,7 @@ impl ServingArgs {
             "cache_size" => self.cache_size = Some(value.parse()?),
             "metadata_ttl" => self.metadata_ttl = Some(value.parse()?),
             "deadline" => self.deadline = Some(value.parse()?),
+            "metrics" => self.metrics = Some(address(value)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -66,8 +78,16 @@ impl ServingArgs {
         add("--cache-size", self.cache_size.map(|value| value.to_string().into()));
         add("--metadata-ttl", self.metadata_ttl.map(|value| value.to_string().into()));
         add("--deadline", self.deadline.map(|value| value.to_string().into()));
+        add("--metrics", self.metrics.map(|value| value.to_string().into()));
         words
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
+        Error::new(ErrorKind::InvalidInput, format!("`{text}` isn't an address"))
+            .with_hint("an address is written like 127.0.0.1:9123 or [::1]:9123; port 0 is any")
+    })
 }
 
 /// A number of bytes, as `512MiB`, `2G` or plain digits.
@@ -183,6 +203,8 @@ pub struct Serving {
     pub metadata_ttl: Duration,
     /// How long a read may take.
     pub deadline: Duration,
+    /// Where metrics are served over HTTP.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The default of `--memory`: what a laptop can spare.
@@ -206,6 +228,7 @@ impl Serving {
             cache_size: args.cache_size.unwrap_or(CacheSize::Percent(10)),
             metadata_ttl: args.metadata_ttl.map_or(Duration::from_secs(1), |Span(span)| span),
             deadline: args.deadline.map_or(Duration::from_mins(1), |Span(span)| span),
+            metrics: args.metrics,
         };
         let refused = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
         if serving.memory < LEAST_MEMORY {
@@ -259,6 +282,7 @@ mod tests {
             ("cache_size", "5%"),
             ("metadata_ttl", "1500ms"),
             ("deadline", "5s"),
+            ("metrics", "127.0.0.1:9123"),
         ];
         for (name, value) in given {
             assert!(args.take(name, value).unwrap());

@@ -87,10 +87,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 pub fn absolute(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path)
         .context(|| format!("{} can't be made an absolute path", path.display()))?;
-    // `a/..` names what `a` links to, so only the system can resolve it.
+    // `a/..` names what `a` links to, so only the system can resolve it. Whether the last name is a
+    // link is found by reading it: `lstat` would ask what is mounted there, which may hang.
     let ends_plainly = !path.as_os_str().as_bytes().ends_with(b"..");
     match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if ends_plainly && !path.is_symlink() => {
+        (Some(parent), Some(name)) if ends_plainly && path.read_link().is_err() => {
             let parent =
                 parent.canonicalize().context(|| format!("{} isn't there", parent.display()))?;
             Ok(parent.join(name))

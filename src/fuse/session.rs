@@ -139,6 +139,11 @@ impl Session {
         &self.mount_point
     }
 
+    /// The mount's device number, `major:minor`.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Waits until it is unmounted, by whomever, and the last user is gone.
     ///
     /// # Errors
