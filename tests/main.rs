@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod bucket;
+mod bucket_model;
 mod catalog_contract;
 mod checkpoint;
 mod cli;

@@ -1,6 +1,8 @@
 //! What several integration tests need.
 
 pub(crate) mod home;
+pub(crate) mod mounted;
+pub(crate) mod paged;
 pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod proxy;

@@ -50,14 +50,18 @@ impl File for BucketFile {
         let metrics = self.shared.cache.metrics();
         metrics.reads.add(1);
         metrics.read_time.note(start.elapsed());
-        match &read {
-            Ok(bytes) => metrics.bytes_read.add(bytes.len() as u64),
-            Err(error) if error.kind() == ErrorKind::StaleHandle => {
-                self.shared.known.forget(&self.path);
+        match read {
+            Ok(bytes) => {
+                metrics.bytes_read.add(bytes.len() as u64);
+                Ok(bytes)
             }
-            Err(_) => {}
+            // An object that was removed is as far away as one that was replaced.
+            Err(error) if matches!(error.kind(), ErrorKind::StaleHandle | ErrorKind::NotFound) => {
+                self.shared.known.forget(&self.path);
+                Err(self.changed().with_source(error))
+            }
+            Err(error) => Err(error),
         }
-        read
     }
 
     async fn stat(&self) -> Result<Attr> {
@@ -95,7 +99,7 @@ impl BucketFile {
     }
 
     fn changed(&self) -> Error {
-        let message = format!("{} was replaced since it was opened", self.path);
+        let message = format!("{} was replaced or removed since it was opened", self.path);
         Error::new(ErrorKind::StaleHandle, message).with_hint("open it again")
     }
 }
