@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::object::{ETag, ObjectStore};
 
+pub mod disk;
 mod fill;
 mod memory;
 mod piece;

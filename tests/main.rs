@@ -10,6 +10,7 @@ mod checkpoint;
 mod cli;
 mod crash;
 mod dataset;
+mod disk_cache;
 mod floors;
 mod mount;
 mod namespace;

@@ -1,0 +1,397 @@
+//! Blocks on disk: kept from one mount to the next, shared by all mounts of a user on a host.
+//!
+//! There is no index: a version of an object is found by its name, a hash of what it is, in one of
+//! 256 directories. Several processes read and write at once without talking to each other: the
+//! same name holds the same bytes whoever writes them, and bytes count only while their checksum
+//! fits. So nothing is synced, a crash costs what hadn't reached the disk, and what is damaged
+//! counts as absent.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use self::layout::{Entry, Layout};
+use self::room::Room;
+use self::stored::{Opened, Stored};
+use self::writer::{Job, Next, Queue};
+use super::ObjectVersion;
+use crate::config::CacheSize;
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::metrics::Metrics;
+
+mod census;
+mod inspect;
+mod layout;
+mod room;
+mod stored;
+mod writer;
+
+pub use self::inspect::{CacheDir, Checked, Damage, Kept, Removed};
+pub use self::layout::GRANULE;
+
+/// The directory in the cache's that holds this format.
+const FORMAT: &str = "v1";
+
+/// How many objects are kept open: two descriptors each, of the 1,024 that are usual.
+const MOST_OPEN: std::num::NonZeroUsize = std::num::NonZeroUsize::new(64).expect("isn't zero");
+
+/// How long nothing is written after there was no room.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Of an object that doesn't fit, some of the parts of this size are kept; a small cache has
+/// smaller ones.
+const LARGEST_PART: u64 = 8 << 20;
+
+/// A directory of blocks.
+#[derive(Debug)]
+pub struct DiskCache {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    root: PathBuf,
+    room: Room,
+    metrics: Arc<Metrics>,
+    queue: Queue,
+    /// Guards the descriptors; held to look one up, never while a file is read.
+    open: Mutex<LruCache<Arc<ObjectVersion>, Arc<Stored>>>,
+    /// Set for good when the disk fails: the mount goes on without it.
+    broken: AtomicBool,
+    /// Whether it was told that there is no room.
+    told: AtomicBool,
+}
+
+impl DiskCache {
+    /// Opens the cache in `dir`, which is made if it isn't there.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when it is another user's; `ReadOnlyFilesystem`, `StorageFull` and others
+    /// as the file system says.
+    pub fn open(dir: &Path, size: CacheSize, metrics: Arc<Metrics>) -> Result<Self> {
+        let root = prepare(dir)?;
+        let shared = Arc::new(Shared {
+            room: Room::new(root.clone(), size),
+            root,
+            metrics,
+            queue: Queue::default(),
+            open: Mutex::new(LruCache::new(MOST_OPEN)),
+            broken: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+        });
+        let writer = std::thread::Builder::new().name("disk cache".to_owned()).spawn({
+            let shared = shared.clone();
+            move || shared.work()
+        });
+        let writer = writer.context(|| "the disk cache's thread can't be started".to_owned())?;
+        Ok(Self { shared, writer: Some(writer) })
+    }
+
+    /// Reads what is there of `bytes`: runs that are right, with their offsets, in order.
+    ///
+    /// It is a short read of a local file, to be called on the thread that wants the bytes.
+    pub fn read(&self, version: &Arc<ObjectVersion>, bytes: Range<u64>) -> Vec<(u64, Bytes)> {
+        let Some(stored) = self.shared.find(version) else { return Vec::new() };
+        stored.note_use();
+        match stored.read(&bytes) {
+            Ok(read) => {
+                if read.damaged > 0 {
+                    self.shared.tell_damage(version, read.damaged, &stored.told);
+                }
+                read.runs
+            }
+            Err(error) => {
+                self.shared.fail(&error);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What isn't there of `bytes`, as runs of whole checksummed parts.
+    pub fn missing(&self, version: &Arc<ObjectVersion>, bytes: Range<u64>) -> Vec<Range<u64>> {
+        let bytes = bytes.start..bytes.end.min(version.size);
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        let Some(stored) = self.shared.find(version) else { return vec![bytes] };
+        let granules = stored.layout.granules_of(&bytes);
+        let Ok(entries) = stored.entries(&granules) else { return vec![bytes] };
+        let mut missing: Vec<Range<u64>> = Vec::new();
+        for (granule, entry) in granules.zip(entries) {
+            if matches!(entry, Entry::Sum(_)) {
+                continue;
+            }
+            let place = stored.layout.bytes_of(&(granule..granule + 1));
+            match missing.last_mut() {
+                Some(run) if run.end == place.start => run.end = place.end,
+                _ => missing.push(place),
+            }
+        }
+        missing
+    }
+
+    /// Keeps `bytes` of a version, which begin at a multiple of [`GRANULE`], if there is time and
+    /// room for it. Never waits.
+    pub fn offer(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Bytes) {
+        if !self.shared.broken.load(Ordering::Relaxed) && self.keeps(version, offset) {
+            self.shared.queue.offer(Job { version: version.clone(), offset, bytes });
+        }
+    }
+
+    /// Whether all of an object of `size` bytes would be kept, with room for others beside it.
+    pub fn fits(&self, size: u64) -> bool {
+        size <= self.shared.room.allowed() / 2 && !self.shared.broken.load(Ordering::Relaxed)
+    }
+
+    /// A file of all of a version's bytes, and of nothing else, if they are there and were seen to
+    /// be right by this process since they were opened.
+    ///
+    /// There is none of a small object. The file is only ever read, and is whole for as long as it
+    /// is open, also when the cache has dropped it.
+    pub fn complete(&self, version: &Arc<ObjectVersion>) -> Option<Arc<File>> {
+        self.shared.find(version)?.complete()
+    }
+
+    /// Waits until what was offered is written.
+    pub fn drain(&self) {
+        self.shared.queue.drain();
+    }
+
+    /// Whether a part of an object is kept. Of an object that doesn't fit it is always the same
+    /// parts, as many as fit: read in order, again and again, it would push out each part before
+    /// it comes to be read again.
+    fn keeps(&self, version: &ObjectVersion, offset: u64) -> bool {
+        let allowed = self.shared.room.allowed() / 2;
+        if version.size <= allowed {
+            return true;
+        }
+        // The golden ratio spreads neighbours evenly (Knuth, volume 3, section 6.4).
+        let part = (allowed / 32).next_power_of_two().clamp(GRANULE, LARGEST_PART);
+        let spread = (offset / part).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        u128::from(spread) * u128::from(version.size) < u128::from(allowed) << 32
+    }
+}
+
+impl Drop for DiskCache {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // A thread that panicked has said so.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The open files of a version, if it is there.
+    fn find(&self, version: &Arc<ObjectVersion>) -> Option<Arc<Stored>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return None;
+        }
+        if let Some(stored) = self.lock_open().get(version) {
+            return Some(stored.clone());
+        }
+        let layout = Layout::of(version)?;
+        match Stored::open(&self.root, &layout) {
+            Ok(Opened::There(stored)) => Some(self.keep_open(version, stored)),
+            Ok(Opened::Absent) => None,
+            Ok(Opened::Damaged) => {
+                self.tell_damage(version, 1, &AtomicBool::new(false));
+                stored::remove(&self.root, &layout.name).unwrap_or_else(|error| self.fail(&error));
+                None
+            }
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    /// Keeps files open; those of another thread that came first are the ones.
+    fn keep_open(&self, version: &Arc<ObjectVersion>, stored: Stored) -> Arc<Stored> {
+        let mut open = self.lock_open();
+        if let Some(first) = open.get(version) {
+            return first.clone();
+        }
+        let stored = Arc::new(stored);
+        let last = open.push(version.clone(), stored.clone());
+        drop(open);
+        // Closing a file isn't done under the lock.
+        drop(last);
+        stored
+    }
+
+    /// The life of the thread that writes.
+    fn work(&self) {
+        self.room.refresh().unwrap_or_else(|error| self.fail(&error));
+        let mut full = self.make_room();
+        loop {
+            match self.queue.next() {
+                Next::End => return self.room.say(),
+                Next::Rest => full = self.make_room(),
+                Next::Write(jobs) => {
+                    if full.is_some_and(|since| since.elapsed() >= PAUSE) {
+                        full = self.make_room();
+                    }
+                    if full.is_none() {
+                        full = self.write(jobs);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes jobs until there is no room; when that was, if it was.
+    fn write(&self, jobs: Vec<Job>) -> Option<Instant> {
+        for Job { version, offset, bytes } in jobs {
+            if self.broken.load(Ordering::Relaxed) {
+                return None;
+            }
+            if self.room.is_due(bytes.len() as u64)
+                && let Some(full) = self.make_room()
+            {
+                return Some(full);
+            }
+            match self.write_one(&version, offset, &bytes) {
+                Ok(grown) => self.room.grew(grown),
+                Err(error) if no_room(&error) => {
+                    self.make_room();
+                    self.tell_full();
+                    return Some(Instant::now());
+                }
+                Err(error) => self.fail(&error),
+            }
+        }
+        None
+    }
+
+    fn write_one(
+        &self,
+        version: &Arc<ObjectVersion>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<u64> {
+        let known = self.lock_open().get(version).cloned();
+        if let Some(stored) = known {
+            match stored.write(offset, bytes) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    drop(self.lock_open().pop(version));
+                }
+                other => return other.map(blocks),
+            }
+        }
+        let Some(layout) = Layout::of(version) else { return Ok(0) };
+        let stored = Stored::create(&self.root, &layout)?;
+        let written = stored.write(offset, bytes)?;
+        // What is read is opened; what is only written once needn't stay open.
+        if written < layout.size {
+            self.keep_open(version, stored);
+        }
+        Ok(blocks(written) + blocks(layout.identity.len() as u64))
+    }
+
+    /// Makes room if there is too little; when that was, if it still is.
+    fn make_room(&self) -> Option<Instant> {
+        let settled = self.room.settle();
+        self.close_removed();
+        match settled {
+            Ok(true) => None,
+            Ok(false) => {
+                self.tell_full();
+                Some(Instant::now())
+            }
+            Err(error) if no_room(&error) => {
+                self.tell_full();
+                Some(Instant::now())
+            }
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    /// Closes what other processes have removed, so that its room becomes free.
+    fn close_removed(&self) {
+        let open: Vec<_> =
+            self.lock_open().iter().map(|(at, on)| (at.clone(), on.clone())).collect();
+        for (version, stored) in open {
+            if stored.is_removed() {
+                drop(self.lock_open().pop(&version));
+            }
+        }
+    }
+
+    fn tell_damage(&self, version: &ObjectVersion, granules: u64, told: &AtomicBool) {
+        self.metrics.damaged.add(granules);
+        if !told.swap(true, Ordering::Relaxed) {
+            let object = &*version.object;
+            tracing::warn!(object, "damage in the disk cache: what it hits is fetched again");
+        }
+    }
+
+    fn tell_full(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let dir = self.root.display();
+            tracing::warn!("there is no room left for the disk cache {dir}: not all is kept");
+        }
+    }
+
+    /// Goes on without the disk, unless the trouble is that of one moment.
+    fn fail(&self, error: &io::Error) {
+        let momentary = matches!(
+            error.raw_os_error().map(rustix::io::Errno::from_raw_os_error),
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM)
+        ) || error.kind() == io::ErrorKind::NotFound;
+        if !momentary && !self.broken.swap(true, Ordering::Relaxed) {
+            let dir = self.root.display();
+            tracing::warn!("the disk cache {dir} fails and isn't used any more: {error}");
+        }
+    }
+
+    fn lock_open(&self) -> MutexGuard<'_, LruCache<Arc<ObjectVersion>, Arc<Stored>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the cache's directory, and makes sure that it is this user's and closed to others.
+fn prepare(dir: &Path) -> Result<PathBuf> {
+    let root = dir.join(FORMAT);
+    let shown = dir.display();
+    stored::private_dirs().create(&root).context(|| format!("cache {shown} can't be made"))?;
+    let metadata =
+        fs::symlink_metadata(&root).context(|| format!("cache {shown} can't be opened"))?;
+    if !metadata.is_dir() {
+        let message = format!("{} isn't a directory", root.display());
+        return Err(Error::new(ErrorKind::NotADirectory, message));
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        let message = format!("cache {shown} belongs to another user");
+        return Err(Error::new(ErrorKind::PermissionDenied, message)
+            .with_hint("name a directory of your own with --cache-dir"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700))
+            .context(|| format!("cache {shown} can't be closed to others"))?;
+    }
+    Ok(root)
+}
+
+/// The room that a file of so many bytes takes, in most file systems.
+fn blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(4096)
+}
+
+fn no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,103 @@
+//! What is to be written: a bounded queue that one thread drains.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::cache::ObjectVersion;
+
+/// The most bytes that wait: what is read while the disk is slower is not kept.
+const MOST_WAITING: usize = 32 << 20;
+
+/// How often the thread looks after the cache when there is nothing to write.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Bytes of an object at an offset.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) version: Arc<ObjectVersion>,
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// What waits to be written.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Guards the jobs; held to add one or to take all.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: Vec<Job>,
+    waiting: usize,
+    /// Whether jobs that were taken are still being written.
+    busy: bool,
+    closed: bool,
+}
+
+/// What the thread is to do next.
+pub(super) enum Next {
+    /// Write these.
+    Write(Vec<Job>),
+    /// Look after what there is.
+    Rest,
+    /// End.
+    End,
+}
+
+impl Queue {
+    /// Adds a job, if there is room for it.
+    pub(super) fn offer(&self, job: Job) -> bool {
+        let mut state = self.lock();
+        if state.closed || state.waiting + job.bytes.len() > MOST_WAITING {
+            return false;
+        }
+        state.waiting += job.bytes.len();
+        state.jobs.push(job);
+        if state.jobs.len() == 1 && !state.busy {
+            self.changed.notify_all();
+        }
+        true
+    }
+
+    /// Waits for jobs and takes all of them, those of one object together and in order.
+    pub(super) fn next(&self) -> Next {
+        let mut state = self.lock();
+        state.busy = false;
+        self.changed.notify_all();
+        let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;
+        let (mut state, _) = self
+            .changed
+            .wait_timeout_while(state, PAUSE, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.jobs.is_empty() {
+            return if state.closed { Next::End } else { Next::Rest };
+        }
+        state.busy = true;
+        state.waiting = 0;
+        let mut jobs = std::mem::take(&mut state.jobs);
+        drop(state);
+        jobs.sort_by_key(|job| (Arc::as_ptr(&job.version).addr(), job.offset));
+        Next::Write(jobs)
+    }
+
+    /// Waits until all that was added is written.
+    pub(super) fn drain(&self) {
+        let busy = |state: &mut State| state.busy || !state.jobs.is_empty();
+        let drained = self.changed.wait_while(self.lock(), busy);
+        drop(drained.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes no more jobs; the thread ends when those it has are done.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
