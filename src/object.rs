@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -44,6 +45,12 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<()> {
         sink(self.get(key, range, if_match).await?);
         Ok(())
+    }
+
+    /// The same store for what may be of use later: its requests let those of this one go first.
+    /// `None` where no request waits for another.
+    fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {
+        None
     }
 
     /// Describes an object.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use zeroize::Zeroizing;
 
 use crate::cache::BlockCache;
 use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
@@ -12,7 +13,7 @@ use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::object::PutMode;
 use crate::object::local::LocalStore;
-use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store};
+use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store, SecretReference};
 use crate::secret::{self, identity::Identities};
 use crate::snapshot;
 use crate::tree::Tree;
@@ -108,18 +109,32 @@ impl Workspace {
     ) -> Result<S3Store> {
         let credentials = match &connection.key {
             None => Credentials::DefaultChain,
-            Some(KeyReference { id, secret }) => {
-                let file = self.catalog.environment(owner, &secret.environment).await?;
-                let identities = Identities::load(&self.config.identity_file)?;
-                let value =
-                    secret::reveal(&secret.environment, &file.body, &identities, &secret.key)?;
-                let value = str::from_utf8(value.expose()).map_err(|_| {
-                    Error::new(ErrorKind::InvalidInput, format!("secret {secret} isn't text"))
-                })?;
-                Credentials::Static { key_id: id.clone(), secret: value.to_owned().into() }
-            }
+            Some(KeyReference { id, secret, token }) => Credentials::Static {
+                key_id: id.clone(),
+                secret: self.reveal(owner, secret).await?,
+                token: match token {
+                    Some(token) => Some(self.reveal(owner, token).await?),
+                    None => None,
+                },
+            },
         };
         S3Store::connect(connection, credentials, limits, self.metrics.clone()).await
+    }
+
+    /// Opens a secret of the project `owner` with the user's identity.
+    async fn reveal(
+        &self,
+        owner: &Project,
+        reference: &SecretReference,
+    ) -> Result<Zeroizing<String>> {
+        let SecretReference { environment, key } = reference;
+        let file = self.catalog.environment(owner, environment).await?;
+        let identities = Identities::load(&self.config.identity_file)?;
+        let value = secret::reveal(environment, &file.body, &identities, key)?;
+        let value = str::from_utf8(value.expose()).map_err(|_| {
+            Error::new(ErrorKind::InvalidInput, format!("secret {reference} isn't text"))
+        })?;
+        Ok(Zeroizing::new(value.to_owned()))
     }
 
     /// The tree that shows a project.

@@ -363,6 +363,7 @@ async fn what_is_wrong_with_a_connection_is_named() {
     let key = |id: &str, secret: &str| Credentials::Static {
         key_id: id.into(),
         secret: Zeroizing::new(secret.into()),
+        token: None,
     };
     let probe = async |connection: Connection, credentials: Credentials| -> Error {
         let limits = Limits { attempts: 2, ..seaweed::limits() };

@@ -67,6 +67,9 @@ pub struct Connect {
     /// Where the access key's secret is, such as `project/AWS_SECRET_ACCESS_KEY`
     #[arg(long, value_name = "ENV/KEY", requires = "key_id")]
     secret_ref: Option<SecretReference>,
+    /// Where the session token is, if the access key is a temporary one
+    #[arg(long, value_name = "ENV/KEY", requires = "key_id")]
+    token_ref: Option<SecretReference>,
     /// What the bucket is for
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
@@ -181,7 +184,9 @@ impl Connect {
             return Err(Error::new(ErrorKind::AlreadyExists, message)
                 .with_hint(format!("`atelier s3 disconnect {name}` removes it")));
         }
-        let key = self.key_id.zip(self.secret_ref).map(|(id, secret)| KeyReference { id, secret });
+        let token = self.token_ref;
+        let key = self.key_id.zip(self.secret_ref);
+        let key = key.map(|(id, secret)| KeyReference { id, secret, token });
         let connection = Connection {
             bucket: self.bucket,
             endpoint: self.endpoint,

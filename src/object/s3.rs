@@ -1,31 +1,35 @@
 //! Objects in an S3 bucket.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 
+use self::client::Renewable;
 use self::download::{Collected, Download, Sink};
-use self::failure::{Failure, Retry, Subject};
-use self::retry::Patience;
+use self::failure::Subject;
+use self::hedge::{Budget, Usual};
+use self::pace::{Pace, Urgency};
 use super::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
 use crate::error::{ErrorKind, Result};
 use crate::metrics::Metrics;
 
+mod call;
 mod client;
 mod connection;
 mod download;
 mod failure;
+mod hedge;
 mod keys;
 mod listing;
+mod pace;
 mod retry;
 mod upload;
 
@@ -37,6 +41,7 @@ pub use connection::{Connection, Credentials, KeyReference, Limits, SecretRefere
 #[derive(Clone)]
 pub struct S3Store {
     shared: Arc<Shared>,
+    urgency: Urgency,
 }
 
 struct Shared {
@@ -44,8 +49,20 @@ struct Shared {
     credentials: Credentials,
     limits: Limits,
     metrics: Arc<Metrics>,
-    /// Replaced when its credentials have expired.
-    client: RwLock<Client>,
+    client: Renewable,
+    pace: Arc<Pace>,
+    usual: UsualTimes,
+    hedges: Budget,
+    /// Whether the service has ever answered.
+    reached: AtomicBool,
+}
+
+/// How long answers take, by their kind.
+struct UsualTimes {
+    first_byte: Usual,
+    next_bytes: Usual,
+    head: Usual,
+    list: Usual,
 }
 
 impl fmt::Debug for S3Store {
@@ -66,8 +83,25 @@ impl S3Store {
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let connection = connection.checked()?;
-        let client = RwLock::new(client::build(&connection, &credentials, &limits).await);
-        Ok(Self { shared: Arc::new(Shared { connection, credentials, limits, metrics, client }) })
+        let client = Renewable::new(&connection, &credentials, &limits).await;
+        let usual = UsualTimes {
+            first_byte: Usual::new(),
+            next_bytes: Usual::new(),
+            head: Usual::new(),
+            list: Usual::new(),
+        };
+        let shared = Shared {
+            connection,
+            credentials,
+            limits,
+            metrics,
+            client,
+            pace: Pace::new(),
+            usual,
+            hedges: Budget::new(),
+            reached: AtomicBool::new(false),
+        };
+        Ok(Self { shared: Arc::new(shared), urgency: Urgency::Waiting })
     }
 
     /// Asks the bucket for one key: whether host, TLS, clock, key, bucket, region and the
@@ -85,7 +119,7 @@ impl S3Store {
     }
 
     fn client(&self) -> Client {
-        self.shared.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.client.now()
     }
 
     fn bucket(&self) -> &str {
@@ -102,31 +136,6 @@ impl S3Store {
             credentials: &self.shared.credentials,
             key,
             permission,
-        }
-    }
-
-    /// Sends what `send` makes of the current client until there is an answer.
-    async fn request<T, E, Sent>(
-        &self,
-        subject: Subject<'_>,
-        send: impl Fn(Client) -> Sent + Send + Sync,
-    ) -> Result<T>
-    where
-        T: Send,
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-        Sent: Future<Output = Result<T, SdkError<E>>> + Send,
-    {
-        // The kernel asks twice for a name that it knew: together they keep to the deadline.
-        let limits = self.shared.limits;
-        let limits = &Limits { deadline: limits.deadline / 2, ..limits };
-        let mut patience = Patience::new(limits, subject.name());
-        loop {
-            self.shared.metrics.requests.add(1);
-            let answer = subject.answer(send(self.client()), limits.stall);
-            match patience.attempt(answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => self.counted(self.recover(&mut patience, failure).await)?,
-            }
         }
     }
 
@@ -148,40 +157,7 @@ impl S3Store {
             };
         }
         let download = Download::new(self, subject, range, if_match.cloned());
-        self.counted(download.run(sink).await)
-    }
-
-    /// Counts a call that failed; that something is absent or has changed is an answer.
-    fn counted<T>(&self, outcome: Result<T>) -> Result<T> {
-        outcome.inspect_err(|error| {
-            let answer = [ErrorKind::NotFound, ErrorKind::StaleHandle, ErrorKind::AlreadyExists];
-            if !answer.contains(&error.kind()) {
-                self.shared.metrics.failures.add(1);
-            }
-        })
-    }
-
-    /// Prepares the next attempt; expired credentials are loaded anew.
-    async fn recover(&self, patience: &mut Patience<'_>, failure: Failure) -> Result<()> {
-        let renew = failure.retry == Retry::Renewed;
-        if failure.retry == Retry::UntilDeadline {
-            self.shared.metrics.throttled.add(1);
-        }
-        patience.pause_after(failure).await?;
-        self.shared.metrics.retries.add(1);
-        if renew {
-            self.renew().await;
-        }
-        Ok(())
-    }
-
-    /// Replaces the client by one that loads its credentials again.
-    async fn renew(&self) {
-        let Shared { connection, credentials, limits, client, .. } = &*self.shared;
-        if matches!(credentials, Credentials::DefaultChain) {
-            let fresh = client::build(connection, credentials, limits).await;
-            *client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        }
+        download.run(sink).await
     }
 }
 
@@ -208,7 +184,7 @@ impl ObjectStore for S3Store {
         let whole_key = self.whole_key(key);
         let subject = self.subject(Some(&whole_key), "s3:GetObject");
         let output = self
-            .request(subject, |client| {
+            .request(subject, Some(&self.shared.usual.head), |client| {
                 client.head_object().bucket(self.bucket()).key(&whole_key).send()
             })
             .await?;
@@ -219,14 +195,14 @@ impl ObjectStore for S3Store {
     }
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<ETag> {
-        self.counted(self.upload(key, bytes, mode).await)
+        self.upload(key, bytes, mode).await
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
         let whole_key = self.whole_key(key);
         let subject = self.subject(Some(&whole_key), "s3:DeleteObject");
         let outcome = self
-            .request(subject, |client| {
+            .request(subject, None, |client| {
                 client.delete_object().bucket(self.bucket()).key(&whole_key).send()
             })
             .await;
@@ -234,6 +210,10 @@ impl ObjectStore for S3Store {
             Err(error) if error.kind() == ErrorKind::NotFound && error.hint().is_none() => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+
+    fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {
+        Some(Arc::new(Self { urgency: Urgency::Ahead, ..self.clone() }))
     }
 
     fn list(&self, prefix: &str, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
@@ -285,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn debug_shows_no_secret() {
         let secret = zeroize::Zeroizing::new("hunter2".to_owned());
-        let credentials = Credentials::Static { key_id: "AKIA".into(), secret };
+        let credentials = Credentials::Static { key_id: "AKIA".into(), secret, token: None };
         let store = S3Store::connect(
             Connection::new("cats"),
             credentials,

@@ -88,7 +88,7 @@ pub(crate) async fn store_at(endpoint: String, prefix: &str, limits: Limits) -> 
 /// The key that may do everything.
 pub(crate) fn credentials() -> Credentials {
     let secret = Zeroizing::new(SECRET.to_owned());
-    Credentials::Static { key_id: KEY_ID.to_owned(), secret }
+    Credentials::Static { key_id: KEY_ID.to_owned(), secret, token: None }
 }
 
 /// Limits that let a test see a deadline pass.

@@ -1,5 +1,6 @@
 //! The SDK's client: credentials, region, addressing and TLS, without its retries.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -15,10 +16,16 @@ use aws_sdk_s3::config::{
     ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
     StalledStreamProtectionConfig,
 };
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 use super::connection::{Connection, Credentials, Limits};
+use super::{S3Store, Shared};
 
 /// Where AWS puts those who name no region.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -27,24 +34,105 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// instance's metadata service, only ends by its own timeout of a second.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Builds a client. Nothing is sent before the first request.
+/// The client of a store, which is replaced when its credentials have expired or the bucket is
+/// in another region. Its connections stay.
+pub(super) struct Renewable {
+    http: SharedHttpClient,
+    /// Guards a pointer; never held while waiting.
+    current: RwLock<Current>,
+    /// Held while the client is made anew, so that it is made once however many need that.
+    renewing: Mutex<()>,
+}
+
+struct Current {
+    client: Client,
+    since: Instant,
+    /// The bucket's region, if the server told it.
+    region: Option<String>,
+}
+
+impl Renewable {
+    /// Makes the client. Nothing is sent before the first request.
+    pub(super) async fn new(
+        connection: &Connection,
+        credentials: &Credentials,
+        limits: &Limits,
+    ) -> Self {
+        let http = http_client();
+        let client = build(connection, credentials, limits, http.clone(), None).await;
+        let current = Current { client, since: Instant::now(), region: None };
+        Self { http, current: RwLock::new(current), renewing: Mutex::default() }
+    }
+
+    /// The client now.
+    pub(super) fn now(&self) -> Client {
+        self.read().client.clone()
+    }
+
+    /// Replaces the client that was used `since` then, in `region` if the server told one.
+    pub(super) async fn renew(&self, store: &S3Store, since: Instant, region: Option<String>) {
+        let Shared { connection, credentials, limits, .. } = &*store.shared;
+        let _renewing = self.renewing.lock().await;
+        let region = {
+            let current = self.read();
+            if current.since > since {
+                return;
+            }
+            region.or_else(|| current.region.clone())
+        };
+        tracing::info!(%connection, ?region, "the credentials or the region are renewed");
+        let http = self.http.clone();
+        let client = build(connection, credentials, limits, http, region.clone()).await;
+        let current = Current { client, since: Instant::now(), region };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connections with TLS, by way of the proxy that the environment names, if it does. They are
+/// kept for as long as the server keeps them, and their number isn't limited: see
+/// [`pace`](super::pace).
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, _| {
+        let mut connector = Connector::builder();
+        connector.set_connector_settings(settings.cloned());
+        connector
+            .proxy_config(ProxyConfig::from_env())
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build()
+    })
+}
+
+/// Builds a client.
 ///
 /// Retries, stalls and deadlines are ours, see [`retry`](super::retry): the SDK's end where the
 /// body begins, and ours have to cover it.
-pub(super) async fn build(
+async fn build(
     connection: &Connection,
     credentials: &Credentials,
     limits: &Limits,
+    http: SharedHttpClient,
+    told: Option<String>,
 ) -> Client {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
-    let region = region(connection).await;
+    let region = match told {
+        Some(told) => Region::new(told),
+        None => region(connection).await,
+    };
     let provider = match credentials {
         Credentials::DefaultChain => chain(region.clone(), http.clone()).await,
-        Credentials::Static { key_id, secret } => SharedCredentialsProvider::new(
-            config::Credentials::new(key_id, secret.as_str(), None, None, "connection"),
-        ),
+        Credentials::Static { key_id, secret, token } => {
+            let token = token.as_ref().map(|token| token.to_string());
+            SharedCredentialsProvider::new(config::Credentials::new(
+                key_id,
+                secret.as_str(),
+                token,
+                None,
+                "connection",
+            ))
+        }
     };
     let mut builder = config::Builder::new()
         .behavior_version(BehaviorVersion::latest())

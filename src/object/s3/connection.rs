@@ -133,6 +133,9 @@ pub struct KeyReference {
     pub id: String,
     /// Where the other half is.
     pub secret: SecretReference,
+    /// Where the session token is that a temporary key comes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<SecretReference>,
 }
 
 /// A place in an environment file, written `file/KEY`, such as `project/AWS_SECRET_ACCESS_KEY`.
@@ -190,6 +193,8 @@ pub enum Credentials {
         key_id: String,
         /// The other half.
         secret: Zeroizing<String>,
+        /// The session token that a temporary key comes with.
+        token: Option<Zeroizing<String>>,
     },
 }
 
@@ -212,7 +217,8 @@ pub struct Limits {
     pub connect: Duration,
     /// For the next byte, once a request is sent.
     pub stall: Duration,
-    /// How often a request that fails is sent; one that is throttled is sent until the deadline.
+    /// How often a request that fails is sent; one that is throttled, or whose server is away
+    /// after it was there, is sent until the deadline.
     pub attempts: u32,
 }
 
@@ -290,7 +296,7 @@ mod tests {
     #[test]
     fn a_connection_is_stored_without_its_secret() {
         let reference = "project/AWS_SECRET_ACCESS_KEY".parse().unwrap();
-        let key = Some(KeyReference { id: "AKIA".into(), secret: reference });
+        let key = Some(KeyReference { id: "AKIA".into(), secret: reference, token: None });
         let connection = Connection { key, ..Connection::new("cats") };
         let spec = connection.to_spec().unwrap();
         assert_eq!(spec["key"]["secret"], "project/AWS_SECRET_ACCESS_KEY");
@@ -301,7 +307,8 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let secret = Zeroizing::new("hunter2".to_owned());
-        let text = format!("{:?}", Credentials::Static { key_id: "AKIA".into(), secret });
+        let text =
+            format!("{:?}", Credentials::Static { key_id: "AKIA".into(), secret, token: None });
         assert_eq!(text, "Static(AKIA, ***)");
     }
 }

@@ -7,12 +7,14 @@ use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio::time::{Instant, timeout};
 
 use super::failure::{Failure, Subject};
+use super::hedge::race;
+use super::pace::Turn;
 use super::retry::Patience;
-use super::{ETag, S3Store, is_strong, length};
+use super::{ETag, S3Store, Shared, is_strong, length};
 use crate::error::Result;
 
 /// Takes the bytes as they come, each once and in order, and how many are still to come.
@@ -56,23 +58,47 @@ impl<'a> Download<'a> {
     }
 
     async fn attempt(&mut self, sink: Sink<'_>) -> Result<(), Failure> {
-        let mut flow = self.flow();
+        let Shared { usual, metrics, .. } = &*self.store.shared;
+        let mut flow = self.flow(self.store.turn().await);
+        let first_late = usual.first_byte.late_after();
+        // A second request brings nothing before its first byte.
+        let next_late =
+            first_late.and_then(|first| Some(usual.next_bytes.late_after()?.max(first)));
+        let mut late_after = first_late;
+        let mut first = true;
         while !self.missing.is_empty() {
-            let piece = flow.next().await?;
+            let since = Instant::now();
+            let second = || {
+                let mut second = self.flow(self.store.second_turn()?);
+                Some(async move { second.next().await.map(|piece| (second, piece)) })
+            };
+            let piece = match race(flow.next(), late_after, second).await? {
+                Either::Left(piece) => piece,
+                Either::Right((second, piece)) => {
+                    flow = second;
+                    piece
+                }
+            };
+            if first {
+                usual.first_byte.note(since.elapsed());
+                metrics.first_byte.note(since.elapsed());
+            } else {
+                usual.next_bytes.note(since.elapsed());
+            }
+            (first, late_after) = (false, next_late);
             self.accept(&flow)?;
             let len = piece.len() as u64;
             self.missing.start += len;
-            self.store.shared.metrics.bytes_fetched.add(len);
+            metrics.bytes_fetched.add(len);
             sink(piece, self.missing.end - self.missing.start);
         }
         Ok(())
     }
 
     /// Sends a request for what is missing.
-    fn flow(&self) -> Flow<'a> {
+    fn flow(&self, turn: Turn) -> Flow<'a> {
         let Self { store, subject, missing, pin, .. } = self;
         let (store, subject) = (*store, *subject);
-        store.shared.metrics.requests.add(1);
         let strong = pin.as_ref().filter(|etag| is_strong(etag)).map(|etag| etag.0.clone());
         let request = store
             .client()
@@ -88,8 +114,8 @@ impl<'a> Download<'a> {
         Flow {
             store,
             subject,
+            turn,
             asked: missing.clone(),
-            since: Some(Instant::now()),
             state: State::Sent(Box::pin(sent)),
             etag: None,
             total: 0,
@@ -141,9 +167,9 @@ impl Collected {
 struct Flow<'a> {
     store: &'a S3Store,
     subject: Subject<'a>,
+    /// Its place among the requests in flight.
+    turn: Turn,
     asked: Range<u64>,
-    /// When it was sent, until its first byte is there.
-    since: Option<Instant>,
     state: State<'a>,
     /// The version that the answer named.
     etag: Option<ETag>,
@@ -167,7 +193,7 @@ impl Flow<'_> {
     /// The next bytes; none where the object ends. It can be given up and called again.
     async fn next(&mut self) -> Result<Bytes, Failure> {
         if let State::Sent(sent) = &mut self.state {
-            let head = sent.await?;
+            let head = self.store.learn(&self.turn, sent.await)?;
             self.state = self.open(head)?;
         }
         let State::Body { stream, missing, only_range } = &mut self.state else {
@@ -183,9 +209,6 @@ impl Flow<'_> {
             Ok(None) => return Err(self.subject.broken(format!("{missing} bytes are missing"))),
             Err(_) => return Err(self.subject.stalled()),
         };
-        if let Some(since) = self.since.take() {
-            self.store.shared.metrics.first_byte.note(since.elapsed());
-        }
         let wanted = usize::try_from(*missing).unwrap_or(usize::MAX);
         if piece.len() > wanted && *only_range {
             return Err(self.subject.broken("it holds more than it says"));

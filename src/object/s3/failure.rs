@@ -8,8 +8,11 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
+use self::silence::chain;
 use super::connection::{Connection, Credentials};
 use crate::error::{Error, ErrorKind};
+
+mod silence;
 
 /// A request that failed.
 #[derive(Debug)]
@@ -18,6 +21,10 @@ pub(super) struct Failure {
     pub(super) error: Error,
     /// Whether it is worth trying again.
     pub(super) retry: Retry,
+    /// What has to be put right before the next attempt, which is then made at once.
+    pub(super) correction: Option<Correction>,
+    /// How long the server asks to wait.
+    pub(super) pause: Option<Duration>,
 }
 
 /// How often a request that failed is sent again.
@@ -25,23 +32,38 @@ pub(super) struct Failure {
 pub(super) enum Retry {
     /// The answer won't change.
     Never,
-    /// The next attempt is signed with the right time.
-    Once,
-    /// The next attempt is made with fresh credentials.
-    Renewed,
     /// It may have been an accident.
     Few,
-    /// The server asked for patience.
-    UntilDeadline,
+    /// The service is away, and will be back: until the deadline, if it ever was there.
+    WhileAway,
+    /// The server asked for patience: until the deadline.
+    WhileBusy,
+}
+
+/// What can be put right between two attempts, each once in a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Correction {
+    /// The connection may have been closed while it was idle: another one is taken.
+    Connection,
+    /// The SDK has learned the server's time from the answer, and signs with it.
+    Clock,
+    /// The credentials are loaded anew.
+    Credentials,
+    /// The bucket is in this region.
+    Region(String),
 }
 
 impl Failure {
-    pub(super) fn never(error: Error) -> Self {
-        Self { error, retry: Retry::Never }
+    pub(super) fn new(retry: Retry, error: Error) -> Self {
+        Self { error, retry, correction: None, pause: None }
     }
 
-    pub(super) fn few(error: Error) -> Self {
-        Self { error, retry: Retry::Few }
+    pub(super) fn never(error: Error) -> Self {
+        Self::new(Retry::Never, error)
+    }
+
+    fn corrected_by(self, correction: Correction) -> Self {
+        Self { correction: Some(correction), ..self }
     }
 }
 
@@ -85,13 +107,13 @@ impl Subject<'_> {
     /// No answer came for the time that a silence may last.
     pub(super) fn stalled(&self) -> Failure {
         let message = format!("{}: {} has gone silent", self.name(), self.connection.service());
-        Failure::few(Error::new(ErrorKind::TimedOut, message))
+        Failure::new(Retry::WhileAway, Error::new(ErrorKind::TimedOut, message))
     }
 
     /// The body ended or broke before all of it was there.
     pub(super) fn broken(&self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
         let message = format!("{}: the answer broke off", self.name());
-        Failure::few(Error::new(ErrorKind::Io, message).with_source(cause))
+        Failure::new(Retry::Few, Error::new(ErrorKind::Io, message).with_source(cause))
     }
 
     /// The object isn't the one that was opened.
@@ -108,45 +130,60 @@ impl Subject<'_> {
         let Some(response) = error.raw_response() else {
             return self.explain_silence(error);
         };
-        let status = response.status().as_u16();
-        let code = error.code().unwrap_or_default().to_owned();
+        let header = |name| response.headers().get(name);
+        let answer = Answer {
+            status: response.status().as_u16(),
+            code: error.code().unwrap_or_default(),
+            region: header("x-amz-bucket-region"),
+            retry_after: header("retry-after"),
+            foreign: is_foreign(header("content-type"), response.body().bytes()),
+        };
         let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
-            (Some(code), None) => format!("status {status}, {code}"),
-            _ => format!("status {status}"),
+            (Some(code), None) => format!("status {}, {code}", answer.status),
+            // What can't be read comes with a status of success.
+            _ if answer.status < 300 => chain(error),
+            _ => format!("status {}", answer.status),
         };
-        let mut failure = self.explain_answer(status, &code);
+        let mut failure = self.explain_answer(&answer);
         failure.error = failure.error.with_source(said);
         failure
     }
 
     /// The server answered: the code says what it means, and the status where there is no code.
-    fn explain_answer(&self, status: u16, code: &str) -> Failure {
-        if let Some(failure) = self.explain_code(code) {
+    fn explain_answer(&self, answer: &Answer<'_>) -> Failure {
+        if let Some(failure) = self.explain_code(answer) {
             return failure;
         }
         let name = self.name();
-        match status {
+        let service = self.connection.service();
+        match answer.status {
+            // A gateway says so of a service that it doesn't find, such as one that restarts.
+            ..500 if answer.foreign => Failure::new(
+                Retry::Few,
+                Error::new(ErrorKind::Io, format!("{service} answers, but not as S3 does"))
+                    .with_hint("check the endpoint: host, port, and http against https"),
+            ),
             404 if self.key.is_some() => {
                 Failure::never(Error::new(ErrorKind::NotFound, format!("{name} isn't there")))
             }
             404 => self.no_bucket(),
             412 => self.changed(),
+            301 | 307 | 308 => self.elsewhere(answer.region),
+            400 if answer.region.is_some() => self.elsewhere(answer.region),
             401 | 403 => denied(
                 format!("{name}: access is denied"),
                 format!("the key needs the permission {}", self.permission),
             ),
-            301 | 307 | 400 if matches!(code, "PermanentRedirect" | "TemporaryRedirect") => {
-                self.elsewhere()
-            }
-            301 => self.elsewhere(),
-            429 | 503 => Failure {
-                error: Error::new(ErrorKind::TimedOut, format!("{name}: the service is busy")),
-                retry: Retry::UntilDeadline,
-            },
-            408 | 500.. => {
-                Failure::few(Error::new(ErrorKind::Io, format!("{name}: the service failed")))
-            }
+            429 | 503 => self.busy(answer),
+            // So gateways say that what is behind them is away.
+            502 | 504 => Failure::new(
+                Retry::WhileAway,
+                Error::new(ErrorKind::Io, format!("{name}: the service is away")),
+            ),
+            408 | 500.. => self.failed(),
+            // An answer that was cut short, or an error in the guise of a success.
+            200..300 => self.broken("it isn't what was asked for"),
             // A HEAD that is refused for its region or its key says no more than this.
             400 => denied(
                 format!("{name}: the request is refused"),
@@ -154,18 +191,18 @@ impl Subject<'_> {
             ),
             _ => Failure::never(Error::new(
                 ErrorKind::Io,
-                format!("{name}: {} answered what S3 wouldn't", self.connection.service()),
+                format!("{name}: {service} answered what S3 wouldn't"),
             )),
         }
     }
 
-    fn explain_code(&self, code: &str) -> Option<Failure> {
+    fn explain_code(&self, answer: &Answer<'_>) -> Option<Failure> {
         let service = self.connection.service();
         let key_id = match self.credentials {
             Credentials::DefaultChain => "of the default chain",
             Credentials::Static { key_id, .. } => key_id,
         };
-        Some(match code {
+        Some(match answer.code {
             "NoSuchBucket" => self.no_bucket(),
             "InvalidAccessKeyId" => denied(
                 format!("the key id {key_id} isn't known to {service}"),
@@ -175,78 +212,46 @@ impl Subject<'_> {
                 format!("the secret isn't that of the key id {key_id}"),
                 "set the secret again; then check the region".to_owned(),
             ),
-            // The SDK has learned the server's time from the answer.
-            "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => Failure {
-                retry: Retry::Once,
-                ..denied(
-                    format!("the clock of this machine and that of {service} differ too much"),
-                    "set the clock, for example with `timedatectl set-ntp true`".to_owned(),
-                )
-            },
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Failure {
-                retry: Retry::Renewed,
-                ..denied(
-                    format!("the credentials for {service} have expired"),
-                    "sign in again, for example with `aws sso login`".to_owned(),
-                )
-            },
-            "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
-                self.elsewhere()
-            }
-            "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" => Failure {
-                error: Error::new(
-                    ErrorKind::TimedOut,
-                    format!("{}: the service is busy", self.name()),
-                ),
-                retry: Retry::UntilDeadline,
-            },
-            "RequestTimeout" => self.stalled(),
+            "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => denied(
+                format!("the clock of this machine and that of {service} differ too much"),
+                "set the clock, for example with `timedatectl set-ntp true`".to_owned(),
+            )
+            .corrected_by(Correction::Clock),
+            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => denied(
+                format!("the credentials for {service} have expired"),
+                "sign in again, for example with `aws sso login`".to_owned(),
+            )
+            .corrected_by(Correction::Credentials),
+            "InvalidToken" => denied(
+                format!("the session token isn't that of the key id {key_id}"),
+                "set the session token again, or sign in again".to_owned(),
+            ),
+            "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException"
+            | "PermanentRedirect"
+            | "TemporaryRedirect" => self.elsewhere(answer.region),
+            "SlowDown"
+            | "Throttling"
+            | "ThrottlingException"
+            | "RequestLimitExceeded"
+            | "TooManyRequests" => self.busy(answer),
+            "RequestTimeout" => self.failed(),
+            // Some stores tell in the code what AWS tells by the status alone.
+            "InternalError" | "ServiceUnavailable" if answer.status < 500 => self.failed(),
             _ => return None,
         })
     }
 
-    /// No answer came: the credentials, the network or TLS failed before one could.
-    fn explain_silence(&self, error: &(dyn StdError + 'static)) -> Failure {
-        let chain = chain(error);
-        let service = self.connection.service();
-        let name = self.name();
-        let io = |message: String| Error::new(ErrorKind::Io, message);
-        let says = |words: &[&str]| words.iter().any(|word| chain.contains(word));
-        let failure = if says(&["credential", "identity"]) {
-            denied(
-                format!("{name}: no AWS credentials were found"),
-                "run `aws configure` or `aws sso login`, or connect with --key-id and --secret-ref"
-                    .to_owned(),
-            )
-        } else if says(&["dns error", "failed to lookup address"]) {
-            Failure::few(
-                io(format!("{name}: the host of {service} can't be found"))
-                    .with_hint("check the endpoint's spelling and this machine's DNS"),
-            )
-        } else if says(&["Connection refused", "ConnectionRefused"]) {
-            Failure::few(
-                io(format!("{name}: {service} refuses connections"))
-                    .with_hint("check the endpoint's port, and that the service runs"),
-            )
-        } else if says(&[
-            "certificate",
-            "invalid peer",
-            "TLS",
-            "HandshakeFailure",
-            "corrupt message",
-        ]) {
-            Failure::never(io(format!("{name}: no TLS connection to {service}")).with_hint(
-                "check http against https, and that this machine trusts the certificate",
-            ))
-        } else if says(&["timeout", "timed out", "TimedOut"]) {
-            Failure::few(
-                Error::new(ErrorKind::TimedOut, format!("{name}: {service} doesn't answer"))
-                    .with_hint("check the endpoint, and that no firewall is in between"),
-            )
-        } else {
-            Failure::few(io(format!("{name}: the connection to {service} broke")))
-        };
-        Failure { error: failure.error.with_source(chain), ..failure }
+    fn busy(&self, answer: &Answer<'_>) -> Failure {
+        let error =
+            Error::new(ErrorKind::TimedOut, format!("{}: the service is busy", self.name()));
+        let pause = answer.retry_after.and_then(|seconds| seconds.trim().parse().ok());
+        Failure { pause: pause.map(Duration::from_secs), ..Failure::new(Retry::WhileBusy, error) }
+    }
+
+    fn failed(&self) -> Failure {
+        let message = format!("{}: the service failed", self.name());
+        Failure::new(Retry::Few, Error::new(ErrorKind::Io, message))
     }
 
     fn no_bucket(&self) -> Failure {
@@ -258,31 +263,41 @@ impl Subject<'_> {
         )
     }
 
-    fn elsewhere(&self) -> Failure {
+    fn elsewhere(&self, region: Option<&str>) -> Failure {
         let bucket = &self.connection.bucket;
-        denied(
-            format!("bucket {bucket} is in another region"),
-            "name the bucket's region with --region".to_owned(),
-        )
+        match region {
+            Some(region) => denied(
+                format!("bucket {bucket} is in the region {region}"),
+                format!("connect it with --region {region}"),
+            )
+            .corrected_by(Correction::Region(region.to_owned())),
+            None => denied(
+                format!("bucket {bucket} is in another region"),
+                "name the bucket's region with --region".to_owned(),
+            ),
+        }
     }
+}
+
+/// What an answer that is no success tells.
+#[derive(Default)]
+struct Answer<'a> {
+    status: u16,
+    code: &'a str,
+    region: Option<&'a str>,
+    retry_after: Option<&'a str>,
+    foreign: bool,
+}
+
+/// Whether an answer is that of a web server or a gateway: S3 speaks XML, if it says anything.
+fn is_foreign(content_type: Option<&str>, body: Option<&[u8]>) -> bool {
+    let kind = content_type.unwrap_or_default();
+    let text = kind.starts_with("text/") && !kind.contains("xml");
+    text && body.is_none_or(|body| !body.trim_ascii_start().starts_with(b"<?xml"))
 }
 
 fn denied(message: String, hint: String) -> Failure {
     Failure::never(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint))
-}
-
-/// The messages of an error and of what lies behind it, each once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut messages: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let message = error.to_string();
-        if messages.last().is_none_or(|last| !last.ends_with(&message)) {
-            messages.push(message);
-        }
-        next = error.source();
-    }
-    messages.join(": ")
 }
 
 #[cfg(test)]
@@ -298,7 +313,7 @@ mod tests {
             key,
             permission: "s3:GetObject",
         };
-        subject.explain_answer(status, code)
+        subject.explain_answer(&Answer { status, code, ..Answer::default() })
     }
 
     #[test]
@@ -323,6 +338,35 @@ mod tests {
         assert_eq!(kind(412, "PreconditionFailed", Some("a")), ErrorKind::StaleHandle);
         assert_eq!(kind(503, "SlowDown", Some("a")), ErrorKind::TimedOut);
         assert_eq!(kind(500, "InternalError", Some("a")), ErrorKind::Io);
+    }
+
+    #[test]
+    fn a_gateway_does_not_say_what_is_absent() {
+        let web = |kind, body: &'static str| is_foreign(Some(kind), Some(body.as_bytes()));
+        assert!(web("text/html", "<html>404</html>"));
+        assert!(web("text/plain; charset=utf-8", "404 page not found"));
+        assert!(is_foreign(Some("text/html"), None));
+        assert!(!web("application/xml", "<Error/>"));
+        assert!(!web("text/xml", "<Error/>"));
+        assert!(!web("text/plain", "<?xml version=\"1.0\"?><Error/>"));
+        assert!(!is_foreign(None, None));
+        assert!(!is_foreign(Some("application/octet-stream"), None));
+    }
+
+    #[test]
+    fn the_region_is_named() {
+        let connection = Connection::new("cats");
+        let credentials = Credentials::DefaultChain;
+        let subject = Subject {
+            connection: &connection,
+            credentials: &credentials,
+            key: None,
+            permission: "s3:ListBucket",
+        };
+        let region = Some("eu-central-1");
+        let failure = subject.explain_answer(&Answer { status: 301, region, ..Answer::default() });
+        assert_eq!(failure.error.to_string(), "bucket cats is in the region eu-central-1");
+        assert_eq!(failure.correction, Some(Correction::Region("eu-central-1".to_owned())));
     }
 
     #[test]

@@ -16,7 +16,7 @@ impl S3Store {
     ) -> Result<(ListPage, Option<String>)> {
         let subject = self.subject(None, "s3:ListBucket");
         let output = self
-            .request(subject, |client| {
+            .request(subject, Some(&self.shared.usual.list), |client| {
                 client
                     .list_objects_v2()
                     .bucket(self.bucket())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Limits;
-use super::failure::{Failure, Retry};
+use super::failure::{Correction, Failure, Retry};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest pause before the second attempt; it doubles with each.
@@ -20,50 +20,87 @@ pub(super) struct Patience<'a> {
     /// Names the request for the message of a deadline that passed.
     what: String,
     deadline: Instant,
+    /// When the last attempt began.
+    since: Instant,
     tried: u32,
+    corrected: Vec<Correction>,
 }
 
 impl<'a> Patience<'a> {
     /// The call begins now.
     pub(super) fn new(limits: &'a Limits, what: String) -> Self {
-        Self { limits, what, deadline: Instant::now() + limits.deadline, tried: 0 }
+        let now = Instant::now();
+        Self {
+            limits,
+            what,
+            deadline: now + limits.deadline,
+            since: now,
+            tried: 0,
+            corrected: Vec::new(),
+        }
     }
 
     /// Runs one attempt, which ends at the deadline at the latest.
     pub(super) async fn attempt<T>(
-        &self,
+        &mut self,
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        self.since = Instant::now();
         match timeout_at(self.deadline, attempt).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::never(self.late(None))),
         }
     }
 
-    /// Pauses before the next attempt.
+    /// When the last attempt began.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Pauses before the next attempt, unless something has to be put right, which is then done
+    /// at once. A service that was never `reached` is probably not where it is looked for, and
+    /// isn't waited for until the deadline.
     ///
     /// # Errors
     /// What the caller gets if there is no next attempt: the failure itself, or, when no time is
     /// left, that and the kind of the failure.
-    pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<()> {
+    pub(super) async fn pause_after(
+        &mut self,
+        failure: Failure,
+        reached: bool,
+    ) -> Result<Option<Correction>> {
+        let Failure { error, retry, correction, pause } = failure;
+        if let Some(correction) = correction.filter(|correction| !self.was_corrected(correction)) {
+            self.corrected.push(correction.clone());
+            return Ok(Some(correction));
+        }
         self.tried += 1;
-        let again = match failure.retry {
+        let again = match retry {
             Retry::Never => false,
-            Retry::Once | Retry::Renewed => self.tried < 2,
-            Retry::Few => self.tried < self.limits.attempts,
-            Retry::UntilDeadline => true,
+            Retry::WhileAway if reached => true,
+            Retry::Few | Retry::WhileAway => self.tried < self.limits.attempts,
+            Retry::WhileBusy => true,
         };
         if !again {
-            return Err(failure.error);
+            return Err(error);
         }
-        let pause = jittered(backoff(self.tried));
-        if Instant::now() + pause >= self.deadline {
-            return Err(self.late(Some(failure.error)));
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // A server that asks for more time than there is gets what leaves room for an attempt.
+        let asked = pause.unwrap_or_default().min(left / 2);
+        let pause = jittered(backoff(self.tried)).max(asked);
+        if pause >= left {
+            return Err(self.late(Some(error)));
         }
         let Self { what, tried, .. } = self;
-        tracing::debug!(%what, tried, ?pause, error = ?failure.error, "trying again");
+        tracing::debug!(%what, tried, ?pause, ?error, "trying again");
         sleep(pause).await;
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether it was tried in vain to put this right; a region is put right once, whatever it is.
+    fn was_corrected(&self, correction: &Correction) -> bool {
+        let kind = std::mem::discriminant(correction);
+        self.corrected.iter().any(|done| std::mem::discriminant(done) == kind)
     }
 
     /// The last attempt brought something: what failed before it counts no more.
@@ -75,7 +112,11 @@ impl<'a> Patience<'a> {
         let seconds = self.limits.deadline.as_secs_f64();
         let message = format!("{}: no success within {seconds} s", self.what);
         match last {
-            Some(last) => Error::new(last.kind(), message).with_source(last),
+            Some(last) => {
+                let hint = last.hint().map(str::to_owned);
+                let error = Error::new(last.kind(), message).with_source(last);
+                hint.into_iter().fold(error, Error::with_hint)
+            }
             None => Error::new(ErrorKind::TimedOut, message),
         }
     }
@@ -96,20 +137,20 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { deadline: Duration::from_millis(500), attempts: 3, ..Limits::default() }
+        Limits { deadline: Duration::from_millis(800), attempts: 3, ..Limits::default() }
     }
 
     fn failure(retry: Retry) -> Failure {
-        let kind = if retry == Retry::UntilDeadline { ErrorKind::TimedOut } else { ErrorKind::Io };
-        Failure { error: kind.into(), retry }
+        let kind = if retry == Retry::WhileBusy { ErrorKind::TimedOut } else { ErrorKind::Io };
+        Failure::new(retry, kind.into())
     }
 
     /// Fails until it is told to stop: how often that was, and what it was told.
-    async fn fail(retry: Retry) -> (u32, Error) {
+    async fn fail(retry: Retry, reached: bool) -> (u32, Error) {
         let limits = limits();
         let mut patience = Patience::new(&limits, "reading a".into());
         loop {
-            if let Err(error) = patience.pause_after(failure(retry)).await {
+            if let Err(error) = patience.pause_after(failure(retry), reached).await {
                 return (patience.tried, error);
             }
         }
@@ -117,27 +158,65 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_that_stays_is_told_as_it_is() {
-        for (retry, times) in [(Retry::Never, 1), (Retry::Once, 2), (Retry::Few, 3)] {
-            let (tried, error) = fail(retry).await;
+        for (retry, reached, times) in
+            [(Retry::Never, true, 1), (Retry::Few, true, 3), (Retry::WhileAway, false, 3)]
+        {
+            let (tried, error) = fail(retry, reached).await;
             assert_eq!((tried, error.kind()), (times, ErrorKind::Io), "{retry:?}");
+            assert_eq!(error.to_string(), "Io");
         }
     }
 
     #[tokio::test]
-    async fn throttling_that_stays_is_a_deadline_that_passed() {
+    async fn who_is_busy_or_away_is_waited_for_until_the_deadline() {
+        for (retry, kind) in
+            [(Retry::WhileBusy, ErrorKind::TimedOut), (Retry::WhileAway, ErrorKind::Io)]
+        {
+            let start = Instant::now();
+            let (tried, error) = fail(retry, true).await;
+            assert!(tried >= 3);
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.to_string(), "reading a: no success within 0.8 s");
+            assert!(start.elapsed() <= limits().deadline);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_given_the_time_it_asks_for() {
+        let limits = limits();
+        let mut patience = Patience::new(&limits, "reading a".into());
         let start = Instant::now();
-        let (_, error) = fail(Retry::UntilDeadline).await;
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert!(start.elapsed() <= limits().deadline);
+        for asked in [300, 3_600_000] {
+            let pause = Some(Duration::from_millis(asked));
+            let busy = Failure { pause, ..failure(Retry::WhileBusy) };
+            assert_eq!(patience.pause_after(busy, true).await.unwrap(), None);
+            assert!(start.elapsed() >= Duration::from_millis(300));
+        }
+        assert!(start.elapsed() < limits.deadline);
+    }
+
+    #[tokio::test]
+    async fn what_can_be_put_right_is_tried_once_more_at_once() {
+        let limits = limits();
+        let mut patience = Patience::new(&limits, "reading a".into());
+        let clock = || Failure { correction: Some(Correction::Clock), ..failure(Retry::Never) };
+        let first = patience.pause_after(clock(), true).await.unwrap();
+        assert_eq!(first, Some(Correction::Clock));
+        assert!(patience.pause_after(clock(), true).await.is_err());
+        for (region, again) in [("eu-west-1", true), ("us-west-2", false)] {
+            let region = Some(Correction::Region(region.into()));
+            let moved = Failure { correction: region, ..failure(Retry::Never) };
+            assert_eq!(patience.pause_after(moved, true).await.is_ok(), again);
+        }
     }
 
     #[tokio::test]
     async fn an_attempt_that_never_ends_is_given_up() {
         let limits = limits();
-        let patience = Patience::new(&limits, "reading a".into());
+        let mut patience = Patience::new(&limits, "reading a".into());
         let failure = patience.attempt(std::future::pending::<Result<(), Failure>>()).await;
         let error = failure.unwrap_err().error;
-        assert_eq!(error.to_string(), "reading a: no success within 0.5 s");
+        assert_eq!(error.to_string(), "reading a: no success within 0.8 s");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 

@@ -29,7 +29,6 @@ impl S3Store {
         // Whether an earlier attempt may have arrived although no answer came.
         let mut unsure = false;
         loop {
-            self.shared.metrics.requests.add(1);
             let sent = self
                 .client()
                 .put_object()
@@ -38,7 +37,11 @@ impl S3Store {
                 .set_if_none_match(create.then(|| "*".to_owned()))
                 .body(ByteStream::from(bytes.clone()))
                 .send();
-            match patience.attempt(subject.answer(sent, limits.stall)).await {
+            let attempt = async {
+                let turn = self.turn().await;
+                self.learn(&turn, subject.answer(sent, limits.stall).await)
+            };
+            match patience.attempt(attempt).await {
                 Ok(PutObjectOutput { e_tag: Some(etag), .. }) => return Ok(ETag(etag)),
                 Ok(_) => break,
                 Err(failure) if create && failure.error.kind() == ErrorKind::StaleHandle => {
@@ -48,7 +51,7 @@ impl S3Store {
                     break;
                 }
                 Err(failure) => {
-                    unsure = unsure || failure.retry == Retry::Few;
+                    unsure = unsure || failure.retry != Retry::Never;
                     self.recover(&mut patience, failure).await?;
                 }
             }

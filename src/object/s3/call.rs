@@ -1,0 +1,129 @@
+//! How one call goes: its place among the requests, its attempts, and what is put right between.
+
+use std::error::Error as StdError;
+use std::sync::atomic::Ordering;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use futures_util::future::Either;
+use tokio::time::Instant;
+
+use super::S3Store;
+use super::connection::Limits;
+use super::failure::{Correction, Failure, Retry, Subject};
+use super::hedge::{Usual, race};
+use super::pace::Turn;
+use super::retry::Patience;
+use crate::error::{ErrorKind, Result};
+
+impl S3Store {
+    /// Sends what `send` makes of the current client until there is an answer. Where it is
+    /// known how long that usually takes, a late answer is asked for again.
+    pub(super) async fn request<T, E, Sent>(
+        &self,
+        subject: Subject<'_>,
+        usual: Option<&Usual>,
+        send: impl Fn(Client) -> Sent + Send + Sync,
+    ) -> Result<T>
+    where
+        T: Send,
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+        Sent: Future<Output = Result<T, SdkError<E>>> + Send,
+    {
+        // The kernel asks twice for a name that it knew: together they keep to the deadline.
+        let limits = self.shared.limits;
+        let limits = &Limits { deadline: limits.deadline / 2, ..limits };
+        let mut patience = Patience::new(limits, subject.name());
+        loop {
+            let attempt = async {
+                let turn = self.turn().await;
+                let since = Instant::now();
+                let ask = async |turn: Turn| {
+                    let answer = subject.answer(send(self.client()), limits.stall).await;
+                    self.learn(&turn, answer)
+                };
+                let late_after = usual.and_then(Usual::late_after);
+                let answer = race(ask(turn), late_after, || self.second_turn().map(&ask)).await?;
+                if let Some(usual) = usual {
+                    usual.note(since.elapsed());
+                }
+                Ok(match answer {
+                    Either::Left(answer) | Either::Right(answer) => answer,
+                })
+            };
+            match patience.attempt(attempt).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.recover(&mut patience, failure).await?,
+            }
+        }
+    }
+
+    /// Waits for a place among the requests in flight, and counts a request.
+    pub(super) async fn turn(&self) -> Turn {
+        let turn = self.shared.pace.turn(self.urgency).await;
+        self.shared.metrics.requests.add(1);
+        self.shared.hedges.earn();
+        turn
+    }
+
+    /// A place for a second request beside a late one, if the server can bear that and such
+    /// requests are few.
+    pub(super) fn second_turn(&self) -> Option<Turn> {
+        let shared = &self.shared;
+        if !shared.pace.is_calm() || !shared.hedges.spend() {
+            return None;
+        }
+        let turn = shared.pace.turn_now(self.urgency)?;
+        shared.metrics.requests.add(1);
+        shared.metrics.hedged.add(1);
+        Some(turn)
+    }
+
+    /// Learns from an answer how many requests the server bears.
+    pub(super) fn learn<T>(&self, turn: &Turn, answer: Result<T, Failure>) -> Result<T, Failure> {
+        match &answer {
+            Ok(_) => {
+                turn.succeeded();
+                self.shared.reached.store(true, Ordering::Relaxed);
+            }
+            Err(failure) if failure.retry == Retry::WhileBusy => {
+                turn.throttled();
+                self.shared.metrics.throttled.add(1);
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// Waits for the next attempt and puts right what can be.
+    ///
+    /// # Errors
+    /// What the caller gets if there is no next attempt.
+    pub(super) async fn recover(
+        &self,
+        patience: &mut Patience<'_>,
+        failure: Failure,
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let reached = shared.reached.load(Ordering::Relaxed);
+        let correction = patience.pause_after(failure, reached).await.inspect_err(|error| {
+            // That something is absent or has changed is an answer.
+            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle) {
+                shared.metrics.failures.add(1);
+            }
+        })?;
+        // A connection that was closed while it was idle isn't the server's failure.
+        if correction != Some(Correction::Connection) {
+            shared.metrics.retries.add(1);
+        }
+        let renewed = match correction {
+            Some(Correction::Credentials) => shared.client.renew(self, patience.since(), None),
+            Some(Correction::Region(region)) => {
+                shared.client.renew(self, patience.since(), Some(region))
+            }
+            Some(Correction::Clock | Correction::Connection) | None => return Ok(()),
+        };
+        renewed.await;
+        Ok(())
+    }
+}
