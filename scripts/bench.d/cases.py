@@ -14,6 +14,9 @@ class Case:
     load: tuple[str, ...]
     # The same by the SDK alone: what it is called in the report, and the words for `sdk`.
     sdk: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    # What to reach: so many times another's rate, where the server is near and where it is far.
+    near: tuple[float, str] | None = None
+    far: tuple[float, str] | None = None
     # How many times --seconds it may take.
     patience: float = 1
     # Whether it is read once before, and then once more without the kernel's caches.
@@ -33,7 +36,14 @@ def small(*in_flight: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 CASES = {
     "sequential": Case(
-        "one file, 1 reader", "MB/s", "large.bin", ("sequential",), WHOLE, patience=6
+        "one file, 1 reader",
+        "MB/s",
+        "large.bin",
+        ("sequential",),
+        WHOLE,
+        near=(2, "mountpoint"),
+        far=(3, "mountpoint"),
+        patience=6,
     ),
     "readers": Case(
         "one file, 4 readers",
@@ -44,7 +54,12 @@ CASES = {
         patience=6,
     ),
     "random": Case(
-        "random 128 KiB, 4 readers", "reads/s", "large.bin", ("random", "--readers", "4")
+        "random 128 KiB, 4 readers",
+        "reads/s",
+        "large.bin",
+        ("random", "--readers", "4"),
+        near=(5, "mountpoint"),
+        far=(5, "mountpoint"),
     ),
     "shuffled": Case(
         "small files shuffled, 8 readers",
@@ -52,16 +67,33 @@ CASES = {
         "small",
         ("epoch", "--readers", "8", "--order", "shuffled"),
         small(8, 32),
+        near=(2, "peers"),
+        far=(3, "peers"),
     ),
     "ordered": Case(
-        "small files in order, 1 reader", "files/s", "small", ("epoch",), small(1, 32)
+        "small files in order, 1 reader",
+        "files/s",
+        "small",
+        ("epoch",),
+        small(1, 32),
+        far=(15, "peers"),
     ),
-    "walk": Case("walk with attributes", "entries/s", "tree", ("walk",), patience=2),
+    "walk": Case(
+        "walk with attributes",
+        "entries/s",
+        "tree",
+        ("walk",),
+        near=(3, "mountpoint"),
+        far=(3, "mountpoint"),
+        patience=2,
+    ),
     "reread": Case(
         "one file again, caches dropped",
         "MB/s",
         "large.bin",
         ("sequential",),
+        near=(0.9, "native"),
+        far=(0.9, "native"),
         patience=6,
         again=True,
     ),

@@ -1,6 +1,7 @@
 """What was measured, as lines, a table and JSON."""
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -18,13 +19,15 @@ def line(entry: dict) -> str:
     start = f"{entry['latency']:>4.0f} ms  {entry['case']:<11} {entry['subject']:<11}"
     if "error" in entry:
         return f"{start} failed: {entry['error']}"
-    more = [f"{entry['seconds']:.1f} s"]
-    more += [f"{word[:-3]} {entry[word]:.1f} ms" for word in ("first_ms", "p50_ms", "p99_ms") if word in entry]
-    if "fetched" in entry and entry.get("bytes") and entry["case"] != "walk":
-        more.append(f"{entry['fetched'] / entry['bytes']:.2f} bytes a byte")
+    details = [f"{entry['seconds']:.1f} s"]
+    for name in ("first", "p50", "p99"):
+        if f"{name}_ms" in entry:
+            details.append(f"{name} {entry[f'{name}_ms']:.1f} ms")
+    if ratio := fetched(entry):
+        details.append(f"{ratio:.2f} bytes a byte")
     if "peak_mb" in entry:
-        more.append(f"{entry['peak_mb']:.0f} MB")
-    return f"{start} {entry['rate']:>9.1f} {CASES[entry['case']].unit:<9} {', '.join(more)}"
+        details.append(f"{entry['peak_mb']:.0f} MB")
+    return f"{start} {entry['rate']:>9.1f} {CASES[entry['case']].unit:<9} {', '.join(details)}"
 
 
 def medians(measured: list[dict], value) -> dict:
@@ -45,51 +48,61 @@ def fetched(entry: dict) -> float | None:
 def table(measured: list[dict]) -> str:
     """Medians and ratios as a Markdown table."""
     rates = medians(measured, lambda entry: entry["rate"])
-    ratios = medians(measured, fetched)
-    peaks = medians(measured, lambda entry: entry.get("peak_mb"))
     present = {subject for _, _, subject in rates}
     columns = [name for name in ("atelier", *PEERS, *BASELINES) if name in present]
-    rows = [["", *columns, "to best peer", "to mountpoint"]]
     latencies = sorted({latency for latency, _, _ in rates})
-    for latency in latencies:
-        for case in CASES.values():
-            name = next(key for key, value in CASES.items() if value is case)
-            found = {
-                subject: rates.get((latency, name, subject))
-                # A local disk is measured once, at the first latency.
-                or (subject == "native" and rates.get((latencies[0], name, subject)))
-                for subject in columns
-            }
-            if not any(found.values()):
-                continue
-            best = max((found.get(peer) or 0 for peer in PEERS), default=0)
-            ours = found.get("atelier")
-            rows.append(
-                [f"{case.title}, {case.unit}, {latency:.0f} ms"]
-                + [figure(found[subject]) for subject in columns]
-                + [times(ours, best), times(ours, found.get("mountpoint"))]
-            )
+    rows = [["", *columns, "to best peer", "to mountpoint", "to reach"]]
+    for latency, (name, case) in itertools.product(latencies, CASES.items()):
+        found = {
+            # A local disk is measured once, at the first latency.
+            subject: rates.get((latencies[0] if subject == "native" else latency, name, subject), 0)
+            for subject in columns
+        }
+        if not any(rate for subject, rate in found.items() if subject != "native"):
+            continue
+        found["peers"] = max(found.get(peer, 0) for peer in PEERS)
+        ours, goal = found.get("atelier", 0), case.far if latency else case.near
+        rows.append(
+            [f"{case.title}, {case.unit}, {latency:.0f} ms"]
+            + [figure(found[subject]) for subject in columns]
+            + [times(ours, found["peers"]), times(ours, found.get("mountpoint", 0))]
+            + [reached(ours, found.get(goal[1], 0), *goal) if goal else ""]
+        )
+    return aligned(rows + more(measured, columns, latencies))
+
+
+def more(measured: list[dict], columns: list[str], latencies: list[float]) -> list[list[str]]:
+    """The rows below: bytes that were fetched, and memory."""
+    rows = []
+    ratios = medians(measured, fetched)
     for latency in latencies:
         found = [ratios.get((latency, "random", subject)) for subject in columns]
         if any(found):
-            title = f"bytes fetched a byte asked for at random, {latency:.0f} ms"
-            rows.append([title, *(f"{ratio:.2f}" if ratio else "" for ratio in found), "", ""])
+            cells = [f"{ratio:.2f}" if ratio else "" for ratio in found]
+            title = f"random, bytes fetched a byte asked for, {latency:.0f} ms"
+            rows.append([title, *cells, "", "", "at most 1.3"])
+    peaks = medians(measured, lambda entry: entry.get("peak_mb"))
+    most = {name: 0.0 for name in columns}
+    for (_, _, name), peak in peaks.items():
+        most[name] = max(most[name], peak)
     if peaks:
-        most = [
-            max((peak for (_, _, name), peak in peaks.items() if name == subject), default=None)
-            for subject in columns
-        ]
-        rows.append(["most memory of the program, MB", *map(figure, most), "", ""])
-    return aligned(rows)
+        rows.append(["most memory of the program, MB", *map(figure, most.values()), "", "", ""])
+    return rows
 
 
-def figure(number: float | None) -> str:
+def reached(ours: float, theirs: float, goal: float, whose: str) -> str:
+    """How much of a goal is reached, such as `1.4 of 2 x mountpoint`."""
+    whose = "best peer" if whose == "peers" else whose
+    return f"{ours / theirs:.1f} of {goal:g} x {whose}" if ours and theirs else ""
+
+
+def figure(number: float) -> str:
     if not number:
         return ""
     return f"{number:,.0f}" if number >= 20 else f"{number:.1f}"
 
 
-def times(ours: float | None, theirs: float | None) -> str:
+def times(ours: float, theirs: float) -> str:
     return f"{ours / theirs:.2f} x" if ours and theirs else ""
 
 

@@ -61,8 +61,8 @@ impl Epoch {
             "listing_seconds": listing,
             "seconds": seconds,
             "rate": latencies.count() as f64 / seconds,
-            "p50_ms": latencies.percentile(0.5),
-            "p99_ms": latencies.percentile(0.99),
+            "p50_ms": latencies.percentile(50),
+            "p99_ms": latencies.percentile(99),
         }))
     }
 }
@@ -126,10 +126,10 @@ impl Latencies {
         self.durations.len()
     }
 
-    /// The milliseconds that a share (0 to 1) of the reads didn't exceed.
-    pub(crate) fn percentile(&self, share: f64) -> f64 {
-        let index = (self.durations.len() as f64 * share) as usize;
-        let index = index.min(self.durations.len().saturating_sub(1));
+    /// The milliseconds that so many hundredths of the reads didn't exceed.
+    pub(crate) fn percentile(&self, hundredths: usize) -> f64 {
+        let last = self.durations.len().saturating_sub(1);
+        let index = (self.durations.len() * hundredths / 100).min(last);
         self.durations.get(index).map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
     }
 }

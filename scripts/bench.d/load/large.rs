@@ -128,8 +128,8 @@ impl Random {
             "bytes": reads * self.block,
             "seconds": seconds,
             "rate": reads as f64 / seconds,
-            "p50_ms": latencies.percentile(0.5),
-            "p99_ms": latencies.percentile(0.99),
+            "p50_ms": latencies.percentile(50),
+            "p99_ms": latencies.percentile(99),
         }))
     }
 }
