@@ -83,6 +83,7 @@ CASES = {
         "entries/s",
         "tree",
         ("walk",),
+        (("sdk", ("list", "tree/")),),
         near=(3, "mountpoint"),
         far=(3, "mountpoint"),
         patience=2,

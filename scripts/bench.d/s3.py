@@ -137,10 +137,13 @@ class Bench:
             return [{"subject": subject, "error": str(error)}]
 
     def sdk(self, case: Case, name: str, words: tuple[str, ...], latency: float) -> dict:
-        if words[0] == "small":
-            words = ("small", str(self.server.data), *words[1:])
+        command, *words = words
         limit = self.options.seconds * case.patience
-        words = (*self.server.bucket(self.endpoint(latency)), *words, "--seconds", str(limit))
+        if command == "small":
+            words.insert(0, str(self.server.data))
+        if command != "list":
+            words += ["--seconds", str(limit)]
+        words = [*self.server.bucket(self.endpoint(latency)), command, *words]
         env = self.server.environment()
         return {"subject": name, **measure(self.built.sdk, *words, timeout=limit + 120, env=env)}
 

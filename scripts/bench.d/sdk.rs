@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atelier::object::s3::{Connection, Credentials, Limits, S3Store};
-use atelier::object::{ObjectStore as _, PutMode};
+use atelier::object::{Depth, ObjectStore as _, PutMode};
 use clap::{Args, Parser, Subcommand};
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -46,6 +46,8 @@ enum Command {
         #[command(flatten)]
         effort: Effort,
     },
+    /// List the keys below a prefix, all the way
+    List { prefix: String },
 }
 
 #[derive(Args)]
@@ -74,6 +76,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Command::Upload { dir } => upload(&store, &dir).await,
         Command::Sequential { key, effort, part } => sequential(&store, &key, &effort, part).await,
         Command::Small { dir, effort } => small(&store, &dir, &effort).await,
+        Command::List { prefix } => list(&store, &prefix).await,
     }?;
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
@@ -134,6 +137,18 @@ async fn small(store: &S3Store, dir: &Path, effort: &Effort) -> Outcome {
     }
     let seconds = start.elapsed().as_secs_f64();
     Ok(json!({ "files": files, "seconds": seconds, "rate": f64::from(files) / seconds }))
+}
+
+async fn list(store: &S3Store, prefix: &str) -> Outcome {
+    let start = Instant::now();
+    let mut pages = store.list(prefix, Depth::All);
+    let mut entries = 0_usize;
+    while let Some(page) = pages.next().await {
+        entries += page?.objects.len();
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let rate = u32::try_from(entries).map(f64::from)? / seconds;
+    Ok(json!({ "entries": entries, "seconds": seconds, "rate": rate }))
 }
 
 /// The keys that the files below a directory have in the bucket, the directory's own name cut off.

@@ -20,19 +20,26 @@ def say(*words) -> None:
     print(*words, file=sys.stderr, flush=True)
 
 
-def run(*command, **options) -> str:
+def run(*command, timeout: float | None = None, env: dict | None = None) -> str:
     """What a program prints, or why it failed."""
     command = [str(word) for word in command]
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise Failed(f"`{' '.join(command)}` failed with {done.returncode}: {' '.join(last)}")
-    return done.stdout
-
-
-def measure(program: Path, *words, timeout: float = 900, env=None) -> dict:
-    """The line of JSON that a load prints."""
+    pipe = subprocess.PIPE
+    program = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
     try:
-        return json.loads(run(program, *words, timeout=timeout, env=env).splitlines()[-1])
+        out, err = program.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise Failed(f"{words[0]} didn't end within {timeout:.0f} s") from None
+        # Nobody waits for it: who waits for a file system ends only when that does.
+        program.kill()
+        raise Failed(f"`{' '.join(command)}` didn't end within {timeout:.0f} s") from None
+    except BaseException:
+        program.kill()
+        raise
+    if program.returncode:
+        last = " ".join((err.strip() or out.strip()).splitlines()[-3:])
+        raise Failed(f"`{' '.join(command)}` failed with {program.returncode}: {last}")
+    return out
+
+
+def measure(program: Path, *words, timeout: float = 900, env: dict | None = None) -> dict:
+    """The line of JSON that a load prints."""
+    return json.loads(run(program, *words, timeout=timeout, env=env).splitlines()[-1])
