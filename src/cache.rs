@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,6 +64,15 @@ pub struct ObjectVersion {
     pub size: u64,
 }
 
+impl ObjectVersion {
+    /// A number that two versions hardly share.
+    pub fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
+}
+
 /// Where the bytes of a version come from.
 #[derive(Debug)]
 pub struct Source {
@@ -78,12 +88,18 @@ pub struct Source {
 pub struct Wanted {
     bytes: Range<u64>,
     pieces: Vec<Arc<Piece>>,
+    new: bool,
 }
 
 impl Wanted {
     /// Whether nobody has to wait for them.
     pub fn is_there(&self) -> bool {
         self.pieces.iter().all(|piece| piece.is_settled())
+    }
+
+    /// Whether any of them had to be asked for, since they weren't there nor on their way.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Waits for the bytes; they are copied only where they lie in several pieces.
@@ -180,14 +196,16 @@ impl BlockCache {
             self.shared.metrics.memory_bytes.set(memory.held());
         }
         self.count(&found);
-        let waited = found.len();
+        let waited = if read.is_empty() { reached.len() } else { found.len() };
         found.append(&mut reached);
+        let mut new = false;
         let mut pieces = Vec::with_capacity(waited);
         let mut runs: Vec<Run> = Vec::new();
         for (position, found) in found.into_iter().enumerate() {
             let piece = match found {
                 Found::There(piece) => piece,
                 Found::Missing(piece) => {
+                    new |= position < waited;
                     self.shared.join(&mut runs, source, &piece, longest);
                     piece
                 }
@@ -199,14 +217,17 @@ impl BlockCache {
         for run in runs {
             tokio::spawn(run.fetch());
         }
-        Wanted { bytes: read, pieces }
+        Wanted { bytes: read, pieces, new }
     }
 
-    /// Asks for bytes that nobody waits for yet, as far as there is room for them.
-    pub fn prefetch(&self, source: &Arc<Source>, ahead: Range<u64>, longest: u64) {
-        if !ahead.is_empty() {
-            self.request(source, ahead.start..ahead.start, ahead, longest);
+    /// Asks for bytes that nobody waits for yet, as far as there is room for them: those that can
+    /// be waited for, be it only to know that they came.
+    pub fn prefetch(&self, source: &Arc<Source>, ahead: Range<u64>, longest: u64) -> Wanted {
+        let start = ahead.start.min(source.version.size);
+        if ahead.is_empty() {
+            return Wanted { bytes: start..start, pieces: Vec::new(), new: false };
         }
+        self.request(source, start..start, ahead, longest)
     }
 
     /// Reads bytes of an object, wherever they are.

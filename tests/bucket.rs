@@ -20,6 +20,8 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{self, BUCKET, Seaweed};
 use crate::tree_contract;
 
+mod small;
+
 const MIB: u64 = 1 << 20;
 
 fn tree(store: impl ObjectStore) -> BucketTree {

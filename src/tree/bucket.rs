@@ -13,6 +13,7 @@ use self::file::{BucketFile, Pinned};
 use self::known::{Fresh, Known, Node};
 use self::lookup::Lookups;
 use self::names::Place;
+use self::siblings::Siblings;
 use self::walk::Walk;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
 use crate::cache::{BlockCache, ObjectVersion, Source};
@@ -22,10 +23,13 @@ use crate::path::TreePath;
 
 mod ahead;
 mod file;
+mod flights;
 mod known;
 mod listing;
 mod lookup;
 mod names;
+mod scan;
+mod siblings;
 mod walk;
 
 /// The extended attribute that holds the version of an object.
@@ -49,6 +53,7 @@ struct Shared {
     born: SystemTime,
     known: Known,
     lookups: Lookups,
+    siblings: Siblings,
     /// Which version is open at a path. Guards a map; held for one operation.
     open: Mutex<HashMap<TreePath, Weak<Pinned>>>,
 }
@@ -71,6 +76,7 @@ impl BucketTree {
             born: SystemTime::now(),
             known: Known::new(ttl),
             lookups: Lookups::default(),
+            siblings: Siblings::default(),
             open: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -112,21 +118,20 @@ impl Tree for BucketTree {
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
         let (node, ttl) = self.shared.node(path).await?;
-        let Node::File { size, etag, .. } = &node else {
+        if node == Node::Directory {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
-        };
+        }
         if mode.writes() {
             return Err(read_only());
         }
-        let place = Place::of(path).ok_or_else(|| not_found(path))?;
-        let object = format!("{}\0{}", self.shared.source, place.key).into();
-        let version = Arc::new(ObjectVersion { object, etag: etag.clone(), size: *size });
-        let source = Source { store: self.shared.store.clone(), key: place.key.into(), version };
+        let source = Place::of(path).and_then(|place| self.shared.source(&place, &node));
+        let pinned = self.shared.pin(path, source.ok_or_else(|| not_found(path))?);
+        self.shared.note_open(path, &pinned.source);
         Ok(Arc::new(BucketFile {
             shared: self.shared.clone(),
             path: path.clone(),
             attr: self.shared.attr(&node, ttl),
-            pinned: self.shared.pin(path, source),
+            pinned,
             readers: Mutex::default(),
         }))
     }
@@ -163,6 +168,14 @@ impl Shared {
             let name = listing.name(at)?;
             Some(Ok(Entry { name, attr: attr.unwrap_or_else(|| dir.clone()) }))
         })
+    }
+
+    /// Where an object is read from; `None` for a directory.
+    fn source(&self, place: &Place, node: &Node) -> Option<Source> {
+        let Node::File { size, etag, .. } = node else { return None };
+        let object = format!("{}\0{}", self.source, place.key).into();
+        let version = Arc::new(ObjectVersion { object, etag: etag.clone(), size: *size });
+        Some(Source { store: self.store.clone(), key: place.key.as_str().into(), version })
     }
 
     /// Makes the version of `source` the one that is open at `path`; older ones can't be read on.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Shared;
 use super::ahead::Readers;
+use super::siblings::SMALL;
 use crate::cache::{LONGEST_RUN, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
@@ -86,6 +87,9 @@ impl BucketFile {
         let wanted = cache.request(source, bytes, ahead, LONGEST_RUN);
         if !wanted.is_there() {
             cache.metrics().stalls.add(1);
+            if source.version.size <= SMALL && wanted.is_new() {
+                self.shared.siblings.note_wait();
+            }
         }
         wanted.bytes().await
     }

@@ -87,6 +87,13 @@ impl Shared {
         if let Some(found) = found {
             return self.told(path, found);
         }
+        if let Some(coming) = self.siblings.coming(path) {
+            // What is fetched ahead tells at the same time that it is there.
+            coming.wait().await;
+            if let (Some(found), _) = self.known.find(path) {
+                return self.told(path, found);
+            }
+        }
         let pages = self.known.old_listing(&parent).map(|old| old.len() / PAGE + 1);
         let cheap = pages.is_some_and(|pages| pages <= CHEAP);
         if self.lookups.miss(&parent, pages) || cheap {

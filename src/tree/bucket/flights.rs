@@ -1,0 +1,108 @@
+//! How many objects are fetched ahead at once, which follows from how long that takes.
+
+use std::time::Duration;
+
+/// How many at first, at least and at most.
+const FIRST: f64 = 4.0;
+const FEWEST: f64 = 2.0;
+const MOST: f64 = 64.0;
+
+/// Fetches that take so many times as long as the fastest wait for one another.
+const CROWDED: f64 = 3.0;
+
+/// Fetches that take less than so many times as long as the fastest leave room for more.
+const ROOMY: f64 = 2.0;
+
+/// By how much of the difference the fastest time is forgotten with each slower fetch when so few
+/// are on their way that none waits for another: the way to a server has become longer.
+const FORGET: f64 = 0.1;
+
+/// The fetches that are on their way.
+///
+/// A far server takes as long for many as for one, a busy one doesn't: while fetches are hardly
+/// slower than the fastest, more are let go at once; when they wait for one another, fewer.
+#[derive(Debug)]
+pub(super) struct Flights {
+    limit: f64,
+    on_their_way: usize,
+    /// How long a fetch takes that waits for no other, in seconds.
+    fastest: Option<f64>,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self { limit: FIRST, on_their_way: 0, fastest: None }
+    }
+}
+
+impl Flights {
+    /// Starts one more, if there may be one more.
+    pub(super) fn start(&mut self) -> bool {
+        let may = (self.on_their_way as f64) < self.limit.floor();
+        self.on_their_way += usize::from(may);
+        may
+    }
+
+    /// One has come, after this time; or not, for which it counts as slow.
+    pub(super) fn end(&mut self, took: Option<Duration>) {
+        self.on_their_way = self.on_their_way.saturating_sub(1);
+        let Some(took) = took.map(|took| took.as_secs_f64()) else {
+            self.limit = (self.limit / 2.0).max(FEWEST);
+            return;
+        };
+        let fastest = self.fastest.get_or_insert(took);
+        if took < *fastest {
+            *fastest = took;
+        } else if self.limit <= FEWEST {
+            *fastest += (took - *fastest) * FORGET;
+        }
+        if took < *fastest * ROOMY {
+            self.limit = (self.limit + 0.5).min(MOST);
+        } else if took > *fastest * CROWDED {
+            self.limit = (self.limit * 0.97).max(FEWEST);
+        }
+    }
+
+    /// One that was started turned out not to be needed.
+    pub(super) fn cancel(&mut self) {
+        self.on_their_way = self.on_their_way.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many are let go at once to a server that is `far` away, in milliseconds, and works for
+    /// one millisecond on each.
+    fn settled(far: u64) -> usize {
+        let mut flights = Flights::default();
+        for _ in 0..2000 {
+            while flights.start() {}
+            let queue = flights.on_their_way as u64;
+            flights.end(Some(Duration::from_millis(far + queue.max(1))));
+        }
+        flights.limit.floor() as usize
+    }
+
+    #[test]
+    fn a_far_server_is_sent_more_at_once_than_a_near_one() {
+        assert!(settled(0) <= 8, "{}", settled(0));
+        assert!(settled(20) >= 20, "{}", settled(20));
+        assert_eq!(settled(200), MOST as usize);
+    }
+
+    #[test]
+    fn failures_make_it_careful() {
+        let mut flights = Flights::default();
+        for _ in 0..10 {
+            while flights.start() {}
+            flights.end(None);
+        }
+        assert_eq!(flights.limit.floor() as usize, FEWEST as usize);
+        while flights.start() {}
+        let started = flights.on_their_way;
+        flights.cancel();
+        assert_eq!(flights.on_their_way, started - 1);
+    }
+}
