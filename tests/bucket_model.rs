@@ -26,7 +26,7 @@ use crate::support::paged::{Order, PagedStore};
 
 mod operation;
 mod subject;
-mod view;
+pub(crate) mod view;
 
 /// How many entries a page of a listing holds.
 const PAGE_LEN: usize = 5;
@@ -251,10 +251,7 @@ impl<S: Subject> Model<S> {
             Err(refusal) => {
                 let right = states.iter().any(|state| match state.view.get(path) {
                     Some(Node::Directory) => false,
-                    Some(Node::File { .. }) => {
-                        refusal == Refusal::NotADirectory
-                            || refusal == Refusal::NotFound && path.ends_with("%2F")
-                    }
+                    Some(Node::File { .. }) => refusal == Refusal::NotADirectory,
                     None => {
                         refusal == Refusal::NotFound
                             || refusal == Refusal::NotADirectory && is_below_file(&state.view, path)

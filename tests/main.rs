@@ -20,6 +20,7 @@ mod promises;
 mod quickstart;
 mod restore;
 mod s3_cli;
+mod scale;
 mod secrets;
 mod snapshot;
 mod support;

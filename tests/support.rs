@@ -1,5 +1,6 @@
 //! What several integration tests need.
 
+pub(crate) mod generated;
 pub(crate) mod home;
 pub(crate) mod mounted;
 pub(crate) mod paged;

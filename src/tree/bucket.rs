@@ -96,8 +96,11 @@ impl Tree for BucketTree {
             return Box::pin(stream::iter(self.shared.entries(fresh)));
         }
         let Some(prefix) = prefix_of(dir) else {
-            let error = not_found(dir);
-            return Box::pin(stream::once(async { Err(error) }));
+            let (shared, dir) = (self.shared.clone(), dir.clone());
+            return Box::pin(stream::once(async move {
+                shared.node(&dir).await?;
+                Err(not_a_directory(&dir))
+            }));
         };
         let pages = self.shared.store.list(&prefix, Depth::Children);
         let start = Some((self.shared.clone(), dir.clone(), Walk::new(pages, prefix)));
@@ -220,6 +223,10 @@ fn prefix_of(dir: &TreePath) -> Option<String> {
         return Some(String::new());
     }
     Place::of(dir).filter(|place| !place.beside).map(|place| place.prefix())
+}
+
+fn not_a_directory(path: &TreePath) -> Error {
+    Error::new(ErrorKind::NotADirectory, format!("{path} isn't a directory"))
 }
 
 fn not_found(path: &TreePath) -> Error {

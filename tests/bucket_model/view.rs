@@ -5,25 +5,25 @@ use std::sync::Arc;
 
 /// A version of an object. No two hold the same bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Version {
-    pub(super) etag: String,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Version {
+    pub(crate) etag: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The objects of a bucket.
-pub(super) type Objects = BTreeMap<String, Arc<Version>>;
+pub(crate) type Objects = BTreeMap<String, Arc<Version>>;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Directory,
     File { key: String, version: Arc<Version> },
 }
 
 /// Every path there is, names joined by `/`, and what it leads to; the root is empty.
-pub(super) type View = BTreeMap<String, Node>;
+pub(crate) type View = BTreeMap<String, Node>;
 
-pub(super) fn view(objects: &Objects) -> View {
+pub(crate) fn view(objects: &Objects) -> View {
     let mut view = View::from([(String::new(), Node::Directory)]);
     for (key, version) in objects {
         let parts: Vec<_> = key.split('/').collect();
@@ -49,7 +49,7 @@ pub(super) fn view(objects: &Objects) -> View {
 }
 
 /// The entries of a directory.
-pub(super) fn entries(view: &View, dir: &str) -> BTreeMap<String, Node> {
+pub(crate) fn entries(view: &View, dir: &str) -> BTreeMap<String, Node> {
     let within = |path: &str| {
         let rest = if dir.is_empty() { path } else { path.strip_prefix(dir)?.strip_prefix('/')? };
         (!rest.is_empty() && !rest.contains('/')).then(|| rest.to_owned())
@@ -60,12 +60,12 @@ pub(super) fn entries(view: &View, dir: &str) -> BTreeMap<String, Node> {
 /// The longest name that FUSE takes.
 const LONGEST: usize = 1024;
 
-pub(super) fn below(dir: &str, name: &str) -> String {
+pub(crate) fn below(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
 
 /// The name of a part of a key, but for an object beside a directory.
-pub(super) fn name(part: &str) -> String {
+pub(crate) fn name(part: &str) -> String {
     let as_code = ["%", "%2E", "%2E%2E"].contains(&part)
         || part.contains("%00")
         || part.contains("%25")

@@ -1,4 +1,4 @@
-//! Finds the programs that tests run, in the repository's `.venv` first, then on the path.
+//! Finds the programs that tests run, in the repository's environments first, then on the path.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 /// # Panics
 /// When it is nowhere: a test that can't run is a failure, not a success.
 pub(crate) fn find(name: &str) -> PathBuf {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::iter::once(venv)
+    [".venv/bin", ".venv-s3/bin"]
+        .into_iter()
+        .map(|environment| repository.join(environment))
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())

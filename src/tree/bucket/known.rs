@@ -44,8 +44,8 @@ pub(super) enum Node {
 pub(super) enum Found {
     /// It leads here, which may be believed for so long.
     There(Node, Duration),
-    /// It leads nowhere.
-    Nowhere,
+    /// It leads nowhere, which may be believed for so long.
+    Nowhere(Duration),
 }
 
 /// A listing and for how long it may be believed.
@@ -191,7 +191,7 @@ impl Known {
 }
 
 fn found(node: Option<Node>, left: Duration) -> Found {
-    node.map_or(Found::Nowhere, |node| Found::There(node, left))
+    node.map_or(Found::Nowhere(left), |node| Found::There(node, left))
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
     fn find(known: &Known, at: &str) -> Option<Option<Node>> {
         known.find(&path(at)).0.map(|found| match found {
             Found::There(node, _) => Some(node),
-            Found::Nowhere => None,
+            Found::Nowhere(_) => None,
         })
     }
 

@@ -14,8 +14,8 @@ use super::known::{Found, Node, PAGE};
 use super::listing::Draft;
 use super::names::Place;
 use super::walk::{Seen, Walk};
-use super::{Shared, not_found, prefix_of};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Shared, not_a_directory, not_found, prefix_of};
+use crate::error::{ErrorKind, Result};
 use crate::object::Depth;
 use crate::path::TreePath;
 
@@ -112,15 +112,15 @@ impl Shared {
         };
         self.known.remember(path.clone(), asked, node.clone());
         let ttl = self.known.ttl();
-        self.told(path, node.map_or(Found::Nowhere, |node| Found::There(node, ttl)))
+        self.told(path, node.map_or(Found::Nowhere(ttl), |node| Found::There(node, ttl)))
     }
 
     /// What was found; a directory that is in use doesn't vanish with its last key.
     fn told(&self, path: &TreePath, found: Found) -> Result<(Node, Duration)> {
         match found {
             Found::There(node, ttl) => Ok((node, ttl)),
-            Found::Nowhere if self.known.in_use(path) => Ok((Node::Directory, self.known.ttl())),
-            Found::Nowhere => Err(not_found(path)),
+            Found::Nowhere(ttl) if self.known.in_use(path) => Ok((Node::Directory, ttl)),
+            Found::Nowhere(_) => Err(not_found(path)),
         }
     }
 
@@ -225,9 +225,7 @@ impl Shared {
             Seen::Nothing => {
                 let place = Place::of(&dir).ok_or_else(|| not_found(&dir))?;
                 return Err(match self.ask_for_object(&place).await? {
-                    Some(_) => {
-                        Error::new(ErrorKind::NotADirectory, format!("{dir} isn't a directory"))
-                    }
+                    Some(_) => not_a_directory(&dir),
                     None => not_found(&dir),
                 });
             }
