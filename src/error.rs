@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -87,13 +88,14 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     hint: Option<String>,
+    lasts: Duration,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// Makes an error with a message that names the object.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, source: None }
+        Self { kind, message: message.into(), hint: None, lasts: Duration::ZERO, source: None }
     }
 
     /// Makes an error of an [`io::Error`], whose errno decides the kind.
@@ -113,6 +115,18 @@ impl Error {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Says that the answer `NotFound` may be believed for so long.
+    #[must_use]
+    pub fn lasting(mut self, ttl: Duration) -> Self {
+        self.lasts = ttl;
+        self
+    }
+
+    /// How long the answer may be believed; zero unless it was said.
+    pub fn lasts(&self) -> Duration {
+        self.lasts
     }
 
     /// The kind, which decides errno and exit code.

@@ -14,5 +14,6 @@ mod dispatch;
 mod errno;
 mod filesystem;
 pub mod mounts;
+mod passthrough;
 mod request;
 mod session;

@@ -147,6 +147,8 @@ pub struct Metrics {
     pub lookups: Counter,
     /// Reads that the kernel asked for: what programs read but found in no page of it.
     pub kernel_reads: Counter,
+    /// Opens of files that the kernel reads by itself from then on.
+    pub passthrough_opens: Counter,
     /// Requests of the kernel that were answered.
     pub answered: Counter,
     /// Those of them that were answered with an error.
@@ -207,6 +209,11 @@ impl Metrics {
             },
             total("fuse_lookups_total", "names that the kernel asked for", &self.lookups),
             total("fuse_reads_total", "reads that the kernel asked for", &self.kernel_reads),
+            total(
+                "fuse_passthrough_opens_total",
+                "opens of files that the kernel reads by itself",
+                &self.passthrough_opens,
+            ),
             total("fuse_answered_total", "requests answered", &self.answered),
             total("fuse_refused_total", "requests answered with an error", &self.refused),
         ]

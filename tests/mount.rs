@@ -17,6 +17,7 @@ mod daemon;
 mod directories;
 mod files;
 mod names;
+mod passthrough;
 mod session;
 mod versions;
 

@@ -1,6 +1,7 @@
 //! Answers to the kernel: the one place that logs, counts and chooses the errno.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fuser::{
@@ -10,6 +11,7 @@ use fuser::{
 };
 
 use super::errno::errno;
+use super::passthrough::Passthrough;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Attr, FileType, Owner, PageCache, Space};
@@ -85,6 +87,11 @@ impl Shown {
             flags: 0,
         };
         Self { attr: shown, ttl: attr.ttl }
+    }
+
+    /// Shows that there is nothing, which may be believed for `ttl`.
+    pub(super) fn nowhere(ttl: Duration) -> Self {
+        Self { ttl, ..Self::new(0, &Attr::file(0, UNIX_EPOCH, ttl), Owner { uid: 0, gid: 0 }) }
     }
 
     pub(super) fn of(known: &Known, owner: Owner) -> Self {
@@ -174,24 +181,58 @@ impl Answer<Shown> for ReplyAttr {
     }
 }
 
-impl Answer<OpenedFile> for ReplyOpen {
+/// An answer to `open`, which may hand the file over to the kernel.
+pub(super) struct OpenReply {
+    pub(super) reply: ReplyOpen,
+    pub(super) ino: u64,
+    pub(super) passthrough: Arc<Passthrough>,
+}
+
+impl Answer<OpenedFile> for OpenReply {
     fn grant(self, opened: OpenedFile) {
-        self.opened(FileHandle(opened.handle.0), open_flags(opened));
+        let Self { reply, ino, passthrough } = self;
+        let (handle, mut flags) = (FileHandle(opened.handle.0), open_flags(&opened));
+        let tell = |local: &std::fs::File| reply.open_backing(local);
+        match passthrough.opened(ino, &*opened.file, opened.mode, tell) {
+            Some(backing) => {
+                // It has no pages here to keep.
+                flags.remove(FopenFlags::FOPEN_KEEP_CACHE);
+                reply.opened_passthrough(handle, flags, &backing);
+            }
+            None => reply.opened(handle, flags),
+        }
     }
 
     fn refuse(self, errno: Errno) {
-        self.error(errno);
+        self.reply.error(errno);
     }
 }
 
-impl Answer<(Shown, OpenedFile)> for ReplyCreate {
+/// An answer to `create`.
+pub(super) struct CreateReply {
+    pub(super) reply: ReplyCreate,
+    pub(super) passthrough: Arc<Passthrough>,
+}
+
+impl Answer<(Shown, OpenedFile)> for CreateReply {
     fn grant(self, (shown, opened): (Shown, OpenedFile)) {
-        let handle = FileHandle(opened.handle.0);
-        self.created(&shown.ttl, &shown.attr, GENERATION, handle, open_flags(opened));
+        let Self { reply, passthrough } = self;
+        let (handle, mut flags) = (FileHandle(opened.handle.0), open_flags(&opened));
+        let tell = |local: &std::fs::File| reply.open_backing(local);
+        let ino = shown.attr.ino.0;
+        match passthrough.opened(ino, &*opened.file, opened.mode, tell) {
+            // It was there already, and is open like that.
+            Some(backing) => {
+                flags.remove(FopenFlags::FOPEN_KEEP_CACHE);
+                let (ttl, attr) = (&shown.ttl, &shown.attr);
+                reply.created_passthrough(ttl, attr, GENERATION, handle, flags, &backing);
+            }
+            None => reply.created(&shown.ttl, &shown.attr, GENERATION, handle, flags),
+        }
     }
 
     fn refuse(self, errno: Errno) {
-        self.error(errno);
+        self.reply.error(errno);
     }
 }
 
@@ -260,12 +301,12 @@ pub(super) fn kind(file_type: FileType) -> fuser::FileType {
     }
 }
 
-fn open_flags(opened: OpenedFile) -> FopenFlags {
+fn open_flags(opened: &OpenedFile) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    if opened.page_cache == PageCache::Keep {
+    if opened.file.page_cache() == PageCache::Keep {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if opened.read_only {
+    if !opened.mode.writes() {
         // Nothing was written, so close(2) has nothing to report.
         flags |= FopenFlags::FOPEN_NOFLUSH;
     }

@@ -28,6 +28,12 @@ const DEVICE: &str = "/dev/fuse";
 /// The set-user-id program that mounts for users.
 const FUSERMOUNT: &str = "fusermount3";
 
+/// How many pages a request may have, for all mounts that are made from then on (Linux 6.13).
+const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
+
+/// How many pages our requests have at most.
+pub(super) const MAX_PAGES: u32 = 1024;
+
 /// When a mount goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmount {
@@ -48,6 +54,17 @@ pub(super) fn mount(mount_point: &Path, options: &MountOptions) -> Result<OwnedF
             mount_for_user(mount_point, options)
         }
         other => other,
+    }
+}
+
+/// Lets requests carry [`MAX_PAGES`], where we may say so; it holds for mounts that are made later.
+pub(super) fn allow_large_requests() {
+    let allowed = std::fs::read_to_string(PAGES_LIMIT).ok();
+    let allowed = allowed.and_then(|allowed| allowed.trim().parse::<u32>().ok());
+    if allowed.is_some_and(|allowed| allowed < MAX_PAGES)
+        && let Err(error) = std::fs::write(PAGES_LIMIT, MAX_PAGES.to_string())
+    {
+        tracing::debug!(%error, "requests stay as short as they are");
     }
 }
 

@@ -9,13 +9,15 @@ use fuser::{InitFlags, KernelConfig, ReplyAttr, ReplyEntry, Request};
 use tokio::runtime;
 
 use super::answer::{Answer, Shown};
-use crate::error::Result;
+use super::device;
+use super::passthrough::Passthrough;
+use crate::error::{ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Attr, NewNode, Owner};
 use crate::vfs::{Known, Vfs};
 
-/// The largest read or write, in bytes: what 256 pages hold, the kernel's default limit.
-const MAX_REQUEST: u32 = 1 << 20;
+/// The largest read or write, in bytes; the kernel allows 1 MiB unless its limit was raised.
+const MAX_REQUEST: u32 = device::MAX_PAGES * 4096;
 
 /// How many requests that nobody waits for, such as read-ahead, may be under way.
 ///
@@ -26,6 +28,7 @@ const MAX_BACKGROUND: u16 = 128;
 pub(super) struct Fuse {
     pub(super) vfs: Arc<Vfs>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) passthrough: Arc<Passthrough>,
     /// Runs what has to wait.
     pub(super) runtime: runtime::Handle,
     /// Whose a node is that has no owner of its own.
@@ -76,7 +79,16 @@ impl Fuse {
         work: impl Future<Output = Result<Known>> + Send + 'static,
     ) {
         let owner = self.owner;
-        let shown = async move { work.await.map(|known| Shown::of(&known, owner)) };
+        let shown = async move {
+            match work.await {
+                Ok(known) => Ok(Shown::of(&known, owner)),
+                // The kernel remembers it too: an entry without a node is one that isn't there.
+                Err(error) if error.kind() == ErrorKind::NotFound && !error.lasts().is_zero() => {
+                    Ok(Shown::nowhere(error.lasts()))
+                }
+                Err(error) => Err(error),
+            }
+        };
         self.answer(operation, reply, shown);
     }
 
@@ -95,7 +107,7 @@ impl Fuse {
 }
 
 /// Tells the kernel what we can do; it uses of it what it knows.
-pub(super) fn negotiate(config: &mut KernelConfig) {
+pub(super) fn negotiate(config: &mut KernelConfig, passthrough: &Passthrough) {
     let wanted = [
         InitFlags::FUSE_ATOMIC_O_TRUNC,
         InitFlags::FUSE_AUTO_INVAL_DATA,
@@ -104,11 +116,19 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
         InitFlags::FUSE_ASYNC_DIO,
         // Without it the kernel asks for security.capability before every write.
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        // A link with another target is another file: it has another identity or version.
+        InitFlags::FUSE_CACHE_SYMLINKS,
     ];
     for flag in wanted {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!(?flag, "the kernel doesn't know that");
         }
+    }
+    // To files of a file system that lies on no other; then others can be stacked on ours.
+    if config.set_max_stack_depth(1).is_ok()
+        && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+    {
+        passthrough.enable();
     }
     // Both are within fuser's bounds, so neither is refused.
     let _ = config.set_max_write(MAX_REQUEST);

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
 use super::mounts;
+use super::passthrough::Passthrough;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Owner, Tree};
@@ -98,6 +99,7 @@ pub fn mount(
     let mount_point = mounts::absolute(mount_point)?;
     let fuse = Fuse {
         vfs: Arc::new(Vfs::new(tree)),
+        passthrough: Arc::new(Passthrough::new(metrics.clone())),
         metrics: metrics.clone(),
         runtime: runtime::Handle::current(),
         owner: Owner {
@@ -105,6 +107,7 @@ pub fn mount(
             gid: rustix::process::getegid().as_raw(),
         },
     };
+    device::allow_large_requests();
     let device = device::mount(&mount_point, options)?;
     // From here on the mount is taken away again when something fails.
     let mounted = mounts::at(&mount_point)?.map(|mounted| mounted.device).unwrap_or_default();

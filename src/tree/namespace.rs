@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::{
-    Attr, Entry, File, FileType, NewNode, OpenMode, Opened, RenameMode, SetAttr, Space, Tree,
-    XattrMode,
+    Attr, ContentVersion, Entry, File, FileType, NewNode, OpenMode, Opened, RenameMode, SetAttr,
+    Space, Tree, XattrMode,
 };
 use crate::catalog::Project;
 use crate::error::{Error, ErrorKind, Result};
@@ -184,7 +184,10 @@ impl Tree for Namespace {
     async fn stat(&self, path: &TreePath) -> Result<Attr> {
         match self.resolve(path).await? {
             Place::Project | Place::Shelf(_) => Ok(Attr::dir(self.mounted, TTL)),
-            Place::Link(target, created) => Ok(Attr::symlink(target.len() as u64, created, TTL)),
+            Place::Link(target, created) => Ok(Attr {
+                version: Some(ContentVersion::of(&target)),
+                ..Attr::symlink(target.len() as u64, created, TTL)
+            }),
             Place::Resource(resource) => Ok(resource.attr(TTL)),
             Place::Inside(inside) => inside.tree.stat(&inside.path).await,
         }

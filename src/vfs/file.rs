@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Handle, Known, Vfs, is_gone, lock, stale};
 use crate::error::{ErrorKind, Result};
-use crate::tree::{Attr, File, NewNode, OpenMode, PageCache, SeekTo, SetAttr};
+use crate::tree::{Attr, File, NewNode, OpenMode, SeekTo, SetAttr};
 
 /// How much one step of a copy reads and writes.
 ///
@@ -25,14 +25,13 @@ pub(super) struct OpenFile {
 }
 
 /// A file that was just opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenedFile {
     /// The number to name it by.
     pub handle: Handle,
-    /// What may be kept of its pages.
-    pub page_cache: PageCache,
-    /// Whether nothing can be written through it.
-    pub read_only: bool,
+    /// The file.
+    pub file: Arc<dyn File>,
+    /// What it was opened for.
+    pub mode: OpenMode,
 }
 
 impl Vfs {
@@ -215,9 +214,9 @@ impl Vfs {
     }
 
     pub(super) fn opened(&self, ino: u64, file: Arc<dyn File>, mode: OpenMode) -> OpenedFile {
-        let page_cache = file.page_cache();
-        let handle = lock(&self.files).insert(ino, OpenFile { file, mode });
-        OpenedFile { handle, page_cache, read_only: !mode.writes() }
+        let open = OpenFile { file: Arc::clone(&file), mode };
+        let handle = lock(&self.files).insert(ino, open);
+        OpenedFile { handle, file, mode }
     }
 }
 

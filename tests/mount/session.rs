@@ -46,6 +46,15 @@ fn the_kernel_reads_far_ahead_where_it_may() {
 }
 
 #[test]
+fn requests_are_large_where_that_may_be_said() {
+    let _mount = Mount::new(|_| Arc::new(MemoryTree::new()));
+    let limit = fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
+    if let (true, Ok(pages)) = (rustix::process::geteuid().is_root(), limit) {
+        assert!(pages.trim().parse::<u32>().unwrap() >= 1024, "{pages}");
+    }
+}
+
+#[test]
 fn a_read_only_mount_refuses_to_write() {
     let options = MountOptions {
         source: "o/c/p".into(),

@@ -51,6 +51,21 @@ fn a_second_reader_asks_for_nothing() {
     assert_eq!(mount.metrics.kernel_reads.value(), reads);
 }
 
+/// Programs look for names that aren't there all day, such as `__init__.py` or an index.
+#[test]
+fn a_name_that_is_not_there_is_asked_for_once() {
+    let (store, mount) = bucket(Duration::from_millis(500));
+    put(&mount, &store, b'a', 1);
+    for _ in 0..100 {
+        assert!(!mount.path("b").exists());
+    }
+    let asked = mount.metrics.lookups.value();
+    assert!(asked < 10, "{asked} times");
+    let runtime = mount.runtime.as_ref().unwrap();
+    runtime.block_on(store.put("b", vec![1].into(), PutMode::Overwrite)).unwrap();
+    crate::support::place::until("it is there", || mount.path("b").exists());
+}
+
 #[test]
 fn what_is_opened_anew_shows_no_old_byte() {
     let (store, mount) = bucket(Duration::ZERO);

@@ -120,7 +120,7 @@ impl Shared {
         match found {
             Found::There(node, ttl) => Ok((node, ttl)),
             Found::Nowhere(ttl) if self.known.in_use(path) => Ok((Node::Directory, ttl)),
-            Found::Nowhere(_) => Err(not_found(path)),
+            Found::Nowhere(ttl) => Err(not_found(path).lasting(ttl)),
         }
     }
 

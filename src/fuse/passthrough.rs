@@ -1,0 +1,120 @@
+//! Files that the kernel reads by itself, without asking: passthrough (Linux 6.9, for root).
+//!
+//! The kernel has two rules. All opens of an inode at one time share a backing file; and while an
+//! inode is open in one way, by passthrough or through the kernel's pages, it can't be opened in
+//! the other. So an inode stays as it was opened first until nobody has it open.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::BackingId;
+
+use crate::metrics::Metrics;
+use crate::tree::{File, OpenMode, PageCache};
+
+/// The smallest file for which it pays, in bytes: a smaller one is read by one request, which
+/// costs less than telling the kernel of a file.
+const SMALLEST: u64 = 1 << 20;
+
+/// How each inode is open.
+pub(super) struct Passthrough {
+    /// Counts the opens of which the kernel asks nothing more.
+    metrics: Arc<Metrics>,
+    /// Whether the kernel can do it.
+    enabled: AtomicBool,
+    /// Whether it won't for us.
+    refused: AtomicBool,
+    /// Guards how inodes are open; held while the kernel is told of a file, which doesn't wait.
+    open: Mutex<HashMap<u64, Open>>,
+}
+
+/// How an inode is open.
+struct Open {
+    /// How many handles there are.
+    handles: usize,
+    /// The file that the kernel reads; `None` when it asks us.
+    backing: Option<Arc<BackingId>>,
+}
+
+impl Passthrough {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        let (enabled, refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { metrics, enabled, refused, open: Mutex::default() }
+    }
+
+    /// Allows it: the kernel said that it can.
+    pub(super) fn enable(&self) {
+        self.enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts a handle of an inode, and gives the file that the kernel shall read instead of
+    /// asking, if there is one. `tell` makes it known to the kernel.
+    pub(super) fn opened(
+        &self,
+        ino: u64,
+        file: &dyn File,
+        mode: OpenMode,
+        tell: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        if !self.enabled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut open = self.lock();
+        if let Some(open) = open.get_mut(&ino) {
+            open.handles += 1;
+            self.metrics.passthrough_opens.add(open.backing.is_some().into());
+            return open.backing.clone();
+        }
+        let local = suitable(file, mode).filter(|_| !self.refused.load(Ordering::Relaxed));
+        let backing = local.and_then(|local| match tell(local) {
+            Ok(backing) => Some(Arc::new(backing)),
+            Err(error) => {
+                self.refused(&error);
+                None
+            }
+        });
+        self.metrics.passthrough_opens.add(backing.is_some().into());
+        open.insert(ino, Open { handles: 1, backing: backing.clone() });
+        backing
+    }
+
+    /// Takes back a handle of an inode.
+    pub(super) fn released(&self, ino: u64) {
+        let mut open = self.lock();
+        let Some(inode) = open.get_mut(&ino) else { return };
+        inode.handles -= 1;
+        let last = if inode.handles == 0 { open.remove(&ino) } else { None };
+        drop(open);
+        // The kernel is told without the lock.
+        drop(last);
+    }
+
+    /// Says once why the kernel goes on asking, unless it is because of this one file.
+    fn refused(&self, error: &io::Error) {
+        let not_allowed = matches!(
+            rustix::io::Errno::from_io_error(error),
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY)
+        );
+        if not_allowed && !self.refused.swap(true, Ordering::Relaxed) {
+            tracing::info!(%error, "files are read through this process: passthrough takes root");
+        } else {
+            tracing::debug!(%error, "a file is read through this process");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The local file behind one that is only read and never changes, if it is worth it.
+fn suitable(file: &dyn File, mode: OpenMode) -> Option<&std::fs::File> {
+    if mode.writes() || file.page_cache() != PageCache::Keep {
+        return None;
+    }
+    let local = file.local()?;
+    let len = local.metadata().ok()?.len();
+    (len >= SMALLEST).then_some(local)
+}
