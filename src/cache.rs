@@ -4,7 +4,6 @@
 //! run, which one request [fills](fill) piece by piece as the bytes come. Where blocks are kept
 //! besides memory, a run looks there before it fetches, and leaves there what it fetched.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::num::NonZeroU64;
@@ -13,17 +12,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use self::fill::Run;
+use self::fill::Runs;
 use self::memory::{Found, Memory};
 use self::piece::Piece;
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::object::{ETag, ObjectStore};
 
+mod budget;
 pub mod disk;
 mod fill;
 mod memory;
 mod piece;
+
+pub use budget::affordable;
 
 /// What is fetched begins and ends at multiples of it, and at the end of the object: small enough
 /// that a random read of 64 KiB fetches at most 1.25 times what it asked for.
@@ -33,8 +35,8 @@ pub const BLOCK_SIZE: NonZeroU64 = NonZeroU64::new(16 << 10).expect("isn't zero"
 /// of one, and the least that is freed at a time.
 const LONGEST_PIECE: u64 = 1 << 20;
 
-/// The longest run of missing blocks that one request fetches: shorter ones cost a slow line
-/// round trips, longer ones keep the first reader waiting.
+/// The longest run of missing blocks that one request fetches, where nobody knows better: shorter
+/// ones cost a slow line round trips, longer ones keep the first reader waiting.
 pub const LONGEST_RUN: u64 = 8 << 20;
 
 /// Bytes of remote objects, in blocks of one size.
@@ -102,6 +104,13 @@ impl Wanted {
         self.new
     }
 
+    /// Waits until they are there, or can't be had.
+    pub async fn settled(&self) {
+        for piece in &self.pieces {
+            piece.settled().await;
+        }
+    }
+
     /// Waits for the bytes; they are copied only where they lie in several pieces.
     ///
     /// # Errors
@@ -158,76 +167,78 @@ impl BlockCache {
         self.shared.lock().room_ahead()
     }
 
-    /// The bytes of a version, if they are there and lie in one buffer; nothing is copied.
-    pub fn find(&self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) -> Option<Bytes> {
-        let found = self.shared.lock().find(version, bytes)?;
-        self.shared.metrics.memory_hits.add(self.shared.blocks(bytes));
-        Some(found)
+    /// Whether all of an object of `size` bytes may stay, and leaves room for others.
+    pub fn fits(&self, size: u64) -> bool {
+        size <= self.shared.capacity / 2
     }
 
-    /// Asks for `read` without waiting for it, and for `ahead`, which nobody waits for yet and
-    /// which is left out as far as there is no room for it.
+    /// The bytes of a version, if they are there; they are copied only where they lie in several
+    /// buffers.
+    pub fn find(&self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) -> Option<Bytes> {
+        let (first, more) = self.shared.lock().find(version, bytes)?;
+        self.shared.metrics.memory_hits.add(self.shared.blocks(bytes));
+        Some(if more.is_empty() { first } else { join(bytes, first, more) })
+    }
+
+    /// Asks for `read` without waiting for it, and for the ranges `ahead`, which nobody waits for
+    /// yet and which are left out as far as there is no room for them.
     ///
-    /// Both are widened to whole blocks. Neighbours that aren't there are one request as far as
-    /// they aren't more than `longest` bytes. Runs within a tokio runtime.
+    /// All are widened to whole blocks. Neighbours of one range that aren't there are one request
+    /// as far as they aren't more than `longest` bytes, and a range `ahead` that begins where
+    /// `read` ends is one with it. Runs within a tokio runtime.
     pub fn request(
         &self,
         source: &Arc<Source>,
         read: Range<u64>,
-        ahead: Range<u64>,
+        ahead: &[Range<u64>],
         longest: u64,
     ) -> Wanted {
         let size = source.version.size;
         let read = read.start.min(size)..read.end.min(size);
         let wide = self.shared.widen(&read, size);
-        let mut found;
         let mut reached = Vec::new();
-        {
+        let found = {
             let mut memory = self.shared.lock();
-            found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE, true);
-            let room = memory.room_ahead();
-            let end = ahead.end.min(ahead.start.saturating_add(room));
-            let ahead = self.shared.widen(&(ahead.start..end), size);
-            if !ahead.is_empty() {
-                reached = memory.enter(&source.version, ahead, LONGEST_PIECE, false);
+            let found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE, true);
+            for range in ahead {
+                let end = range.end.min(range.start.saturating_add(memory.room_ahead()));
+                let range = self.shared.widen(&(range.start..end), size);
+                reached.push(memory.enter(&source.version, range, LONGEST_PIECE, false));
             }
             // What was promised takes room now, so that it is there when the bytes come.
             memory.evict();
             self.shared.metrics.memory_bytes.set(memory.held());
-        }
+            found
+        };
         self.count(&found);
-        let waited = if read.is_empty() { reached.len() } else { found.len() };
-        found.append(&mut reached);
-        let mut new = false;
-        let mut pieces = Vec::with_capacity(waited);
-        let mut runs: Vec<Run> = Vec::new();
-        for (position, found) in found.into_iter().enumerate() {
-            let piece = match found {
-                Found::There(piece) => piece,
-                Found::Missing(piece) => {
-                    new |= position < waited;
-                    self.shared.join(&mut runs, source, &piece, longest);
-                    piece
+        let mut runs =
+            Runs { shared: &self.shared, source, longest, runs: Vec::new(), parted: false };
+        let mut wanted = Wanted { bytes: read.clone(), pieces: Vec::new(), new: false };
+        for found in found {
+            wanted.new |= found.is_missing();
+            wanted.pieces.push(runs.add(found));
+        }
+        let only_ahead = read.is_empty();
+        for (range, found) in ahead.iter().zip(reached) {
+            runs.parted = range.start != read.end;
+            for found in found {
+                wanted.new |= only_ahead && found.is_missing();
+                let piece = runs.add(found);
+                if only_ahead {
+                    wanted.pieces.push(piece);
                 }
-            };
-            if position < waited {
-                pieces.push(piece);
             }
         }
-        for run in runs {
+        for run in runs.runs {
             tokio::spawn(run.fetch());
         }
-        Wanted { bytes: read, pieces, new }
+        wanted
     }
 
     /// Asks for bytes that nobody waits for yet, as far as there is room for them: those that can
     /// be waited for, be it only to know that they came.
-    pub fn prefetch(&self, source: &Arc<Source>, ahead: Range<u64>, longest: u64) -> Wanted {
-        let start = ahead.start.min(source.version.size);
-        if ahead.is_empty() {
-            return Wanted { bytes: start..start, pieces: Vec::new(), new: false };
-        }
-        self.request(source, start..start, ahead, longest)
+    pub fn prefetch(&self, source: &Arc<Source>, ahead: &[Range<u64>], longest: u64) -> Wanted {
+        self.request(source, 0..0, ahead, longest)
     }
 
     /// Reads bytes of an object, wherever they are.
@@ -235,11 +246,10 @@ impl BlockCache {
     /// # Errors
     /// Those of the fetch, whoever asked for it.
     pub async fn read(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Bytes> {
-        if let Some(found) = self.find(&source.version, &bytes) {
-            return Ok(found);
+        match self.find(&source.version, &bytes) {
+            Some(found) => Ok(found),
+            None => self.request(source, bytes, &[], LONGEST_PIECE).bytes().await,
         }
-        let end = bytes.end;
-        self.request(source, bytes, end..end, LONGEST_RUN).bytes().await
     }
 
     fn count(&self, found: &[Found]) {
@@ -281,28 +291,15 @@ impl Shared {
     fn blocks(&self, bytes: &Range<u64>) -> u64 {
         bytes.end.div_ceil(self.block_size.get()) - bytes.start / self.block_size.get()
     }
+}
 
-    /// Adds a missing piece to the run that ends where it begins.
-    fn join(
-        self: &Arc<Self>,
-        runs: &mut Vec<Run>,
-        source: &Arc<Source>,
-        piece: &Arc<Piece>,
-        longest: u64,
-    ) {
-        match runs.last_mut() {
-            Some(run)
-                if run.end() == Some(piece.bytes.start) && run.len() + piece.len() <= longest =>
-            {
-                run.pieces.push_back(piece.clone());
-            }
-            _ => runs.push(Run {
-                shared: self.clone(),
-                source: source.clone(),
-                pieces: VecDeque::from([piece.clone()]),
-            }),
-        }
+fn join(bytes: &Range<u64>, first: Bytes, more: Vec<Bytes>) -> Bytes {
+    let len = usize::try_from(bytes.end - bytes.start).unwrap_or_default();
+    let mut joined = BytesMut::with_capacity(len);
+    for part in std::iter::once(first).chain(more) {
+        joined.extend_from_slice(&part);
     }
+    joined.freeze()
 }
 
 #[cfg(test)]
@@ -456,7 +453,7 @@ mod tests {
         let a = source(&store, "a", 1000);
         cache.read(&a, 8..12).await.unwrap();
         store.gets();
-        let wanted = cache.request(&a, 0..20, 20..40, 16);
+        let wanted = cache.request(&a, 0..20, &[20..40], 16);
         assert!(!wanted.is_there());
         assert_eq!(wanted.bytes().await.unwrap(), content(0..20));
         assert!(wanted.is_there());
@@ -469,11 +466,11 @@ mod tests {
         let (cache, store) = (cache(100), spring());
         let a = source(&store, "a", 1000);
         store.stop();
-        let wanted = cache.request(&a, 0..4, 4..40, 40);
+        let wanted = cache.request(&a, 0..4, &[4..40], 40);
         store.drips.add_permits(2);
         assert_eq!(wanted.bytes().await.unwrap(), content(0..4));
         assert_eq!(cache.filled(), 4);
-        let next = cache.request(&a, 4..8, 8..8, 40);
+        let next = cache.request(&a, 4..8, &[], 40);
         assert!(!next.is_there());
         store.drips.add_permits(100);
         assert_eq!(next.bytes().await.unwrap(), content(4..8));
@@ -485,8 +482,8 @@ mod tests {
         let (cache, store) = (cache(100), spring());
         let a = source(&store, "a", 1000);
         store.fails.store(true, Ordering::SeqCst);
-        let first = cache.request(&a, 0..4, 4..4, 8);
-        let second = cache.request(&a, 0..4, 4..4, 8);
+        let first = cache.request(&a, 0..4, &[], 8);
+        let second = cache.request(&a, 0..4, &[], 8);
         for wanted in [first, second] {
             let error = wanted.bytes().await.unwrap_err();
             assert_eq!((error.kind(), error.hint()), (ErrorKind::TimedOut, Some("hurry")));
@@ -502,8 +499,8 @@ mod tests {
         let (cache, store) = (cache(100), spring());
         let a = source(&store, "a", 1000);
         store.stop();
-        let first = cache.request(&a, 0..8, 8..20, 40);
-        let last = cache.request(&a, 16..20, 20..20, 40);
+        let first = cache.request(&a, 0..8, &[8..20], 40);
+        let last = cache.request(&a, 16..20, &[], 40);
         store.drips.add_permits(3);
         assert_eq!(first.bytes().await.unwrap(), content(0..8));
         store.fails.store(true, Ordering::SeqCst);
@@ -556,7 +553,7 @@ mod tests {
     async fn what_nobody_asked_for_takes_half_of_the_room() {
         let (cache, store) = (cache(80), spring());
         let a = source(&store, "a", 1000);
-        cache.prefetch(&a, 100..300, 100);
+        cache.prefetch(&a, &[100..300], 100);
         assert_eq!(cache.room_ahead(), 0);
         assert_eq!(cache.metrics().memory_bytes.value(), 40);
         // Read, it is what was asked for, and there is room again.
@@ -582,7 +579,7 @@ mod tests {
                     store.fails.store(fails && start % 3 == 0, Ordering::SeqCst);
                     let source = source(&store, &object.to_string(), 190);
                     let (end, size) = (start + len, 190);
-                    let wanted = cache.request(&source, start..end, end..end + ahead, longest);
+                    let wanted = cache.request(&source, start..end, &[end..end + ahead], longest);
                     waiting.push((start.min(size)..end.min(size), wanted));
                     if fails {
                         for (range, wanted) in waiting.drain(..) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use zeroize::Zeroizing;
 
-use crate::cache::BlockCache;
+use crate::cache::{self, BlockCache};
 use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
 use crate::chunk::Packs;
 use crate::config::{Config, Serving, ServingArgs};
@@ -55,7 +55,7 @@ impl Workspace {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
         let metrics = Arc::<Metrics>::default();
-        let blocks = Arc::new(BlockCache::new(serving.memory, metrics.clone()));
+        let blocks = Arc::new(BlockCache::new(cache::affordable(serving.memory), metrics.clone()));
         let (config, serving) = (config.clone(), serving.clone());
         Ok(Self { config, catalog, packs, serving, blocks, metrics })
     }

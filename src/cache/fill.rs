@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::memory::Found;
 use super::piece::{Piece, Shareable};
 use super::{Shared, Source};
 use crate::error::{Error, ErrorKind};
@@ -16,6 +17,43 @@ pub(super) struct Run {
     pub(super) source: Arc<Source>,
     /// Those that are still to be filled, in order.
     pub(super) pieces: VecDeque<Arc<Piece>>,
+}
+
+/// What is missing, gathered to runs.
+pub(super) struct Runs<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) source: &'a Arc<Source>,
+    /// The most bytes of one run.
+    pub(super) longest: u64,
+    pub(super) runs: Vec<Run>,
+    /// Whether what comes next begins a run.
+    pub(super) parted: bool,
+}
+
+impl Runs<'_> {
+    /// Adds what was found, in order: what is missing is one run with what is missing before it.
+    pub(super) fn add(&mut self, found: Found) -> Arc<Piece> {
+        let piece = match found {
+            Found::There(piece) => return piece,
+            Found::Missing(piece) => piece,
+        };
+        let parted = std::mem::take(&mut self.parted);
+        match self.runs.last_mut() {
+            Some(run)
+                if !parted
+                    && run.end() == Some(piece.bytes.start)
+                    && run.len() + piece.len() <= self.longest =>
+            {
+                run.pieces.push_back(piece.clone());
+            }
+            _ => self.runs.push(Run {
+                shared: self.shared.clone(),
+                source: self.source.clone(),
+                pieces: VecDeque::from([piece.clone()]),
+            }),
+        }
+        piece
+    }
 }
 
 impl Run {

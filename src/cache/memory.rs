@@ -41,6 +41,12 @@ pub(super) enum Found {
     Missing(Arc<Piece>),
 }
 
+impl Found {
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+}
+
 impl Memory {
     pub(super) fn new(capacity: u64) -> Self {
         Self {
@@ -69,23 +75,35 @@ impl Memory {
         (self.capacity / 2).saturating_sub(self.unread)
     }
 
-    /// The bytes of a version, if one piece holds them all.
+    /// The bytes of a version, if they are there: those of the first piece, and of the others.
     pub(super) fn find(
         &mut self,
         version: &Arc<ObjectVersion>,
         bytes: &Range<u64>,
-    ) -> Option<Bytes> {
+    ) -> Option<(Bytes, Vec<Bytes>)> {
         let pieces = self.objects.get_mut(version)?;
-        let (_, entry) = pieces.range_mut(..=bytes.start).next_back()?;
-        if entry.piece.bytes.end < bytes.end {
+        let (from, first) = pieces.range(..=bytes.start).next_back()?;
+        if first.piece.bytes.end <= bytes.start {
             return None;
         }
-        let found = entry.piece.slice(bytes)?;
-        self.unread -= entry.note_read();
-        if let Some(key) = entry.key {
-            self.order.promote(&key);
+        let mut at = bytes.start;
+        let mut found = None;
+        for (start, entry) in pieces.range_mut(*from..bytes.end) {
+            if *start > at {
+                return None;
+            }
+            let slice = entry.piece.slice(bytes)?;
+            at = entry.piece.bytes.end;
+            self.unread -= entry.note_read();
+            if let Some(key) = entry.key {
+                self.order.promote(&key);
+            }
+            match &mut found {
+                None => found = Some((slice, Vec::new())),
+                Some((_, more)) => more.push(slice),
+            }
         }
-        Some(found)
+        found.filter(|_| at >= bytes.end)
     }
 
     /// The pieces that hold `bytes`, in order. What isn't there enters in pieces that are cut at

@@ -38,6 +38,11 @@ impl Piece {
         self.content.get().is_some()
     }
 
+    /// Waits until nobody has to wait for it.
+    pub(super) async fn settled(&self) {
+        self.content.wait().await;
+    }
+
     /// What it holds of `bytes`, if that is there; nothing is copied.
     pub(super) fn slice(&self, bytes: &Range<u64>) -> Option<Bytes> {
         match self.content.get() {

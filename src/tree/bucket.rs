@@ -1,7 +1,7 @@
 //! A bucket as a directory tree: keys are cut at their slashes, objects are files.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -130,13 +130,10 @@ impl Tree for BucketTree {
         let source = Place::of(path).and_then(|place| self.shared.source(&place, &node));
         let pinned = self.shared.pin(path, source.ok_or_else(|| not_found(path))?);
         self.shared.note_open(path, &pinned.source);
-        Ok(Arc::new(BucketFile {
-            shared: self.shared.clone(),
-            path: path.clone(),
-            attr: self.shared.attr(&node, ttl),
-            pinned,
-            readers: Mutex::default(),
-        }))
+        let attr = self.shared.attr(&node, ttl);
+        let file = BucketFile { shared: self.shared.clone(), path: path.clone(), attr, pinned };
+        file.begin();
+        Ok(Arc::new(file))
     }
 
     async fn xattr(&self, path: &TreePath, name: &[u8]) -> Result<Bytes> {
@@ -194,8 +191,7 @@ impl Shared {
         if open.len().is_power_of_two() {
             open.retain(|_, pinned| pinned.strong_count() > 0);
         }
-        let pinned =
-            Arc::new(Pinned { source: Arc::new(source), replaced: AtomicBool::new(false) });
+        let pinned = Arc::new(Pinned::new(source));
         open.insert(path.clone(), Arc::downgrade(&pinned));
         pinned
     }

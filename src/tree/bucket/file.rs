@@ -2,19 +2,23 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 
 use super::Shared;
-use super::ahead::Readers;
+use super::ahead::{Beginning, Plan, Readers};
 use super::siblings::SMALL;
-use crate::cache::{LONGEST_RUN, Source};
+use crate::cache::{BlockCache, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::tree::{Attr, File, PageCache};
+
+/// How much of a hot object is fetched at a time.
+const FILL_PART: u64 = 8 << 20;
 
 /// The version of an object that is open at a path.
 #[derive(Debug)]
@@ -24,6 +28,20 @@ pub(super) struct Pinned {
     /// Set when a newer version was opened at the same path: the kernel has one set of pages for
     /// both, so that reading on would mix them.
     pub(super) replaced: AtomicBool,
+    /// Who reads it, by whatever handle. Guards it; held for a few comparisons.
+    readers: Mutex<Readers>,
+}
+
+impl Pinned {
+    pub(super) fn new(source: Source) -> Self {
+        let beginning = Beginning::of(&source.key);
+        let readers = Mutex::new(Readers::new(source.version.size, beginning));
+        Self { source: Arc::new(source), replaced: AtomicBool::new(false), readers }
+    }
+
+    fn lock_readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An open object.
@@ -32,8 +50,6 @@ pub(super) struct BucketFile {
     pub(super) path: TreePath,
     pub(super) attr: Attr,
     pub(super) pinned: Arc<Pinned>,
-    /// Guards what is known of the readers; held for a few comparisons.
-    pub(super) readers: Mutex<Readers>,
 }
 
 #[async_trait]
@@ -75,35 +91,63 @@ impl File for BucketFile {
 }
 
 impl BucketFile {
+    /// Asks for what programs read first of a file like this.
+    pub(super) fn begin(&self) {
+        let source = &self.pinned.source;
+        let ranges = Beginning::of(&source.key).ranges(source.version.size);
+        self.shared.cache.prefetch(source, &ranges, u64::MAX);
+    }
+
     async fn read(&self, bytes: Range<u64>) -> Result<Bytes> {
         let (cache, source) = (&self.shared.cache, &self.pinned.source);
         let found = cache.find(&source.version, &bytes);
-        let ahead = self.note(bytes.clone());
+        let plan = self.note(&bytes, found.is_none());
         if let Some(found) = found {
-            cache.prefetch(source, ahead, LONGEST_RUN);
+            cache.prefetch(source, &plan.ranges, plan.longest);
             return Ok(found);
         }
+        cache.metrics().stalls.add(1);
+        if self.is_hot() {
+            tokio::spawn(fill(self.shared.cache.clone(), Arc::downgrade(&self.pinned)));
+        }
         // What is read and what follows are asked for at once, so that they share a request.
-        let wanted = cache.request(source, bytes, ahead, LONGEST_RUN);
-        if !wanted.is_there() {
-            cache.metrics().stalls.add(1);
-            if source.version.size <= SMALL && wanted.is_new() {
-                self.shared.siblings.note_wait();
-            }
+        let wanted = cache.request(source, bytes, &plan.ranges, plan.longest);
+        if wanted.is_new() && source.version.size <= SMALL {
+            self.shared.siblings.note_wait();
         }
         wanted.bytes().await
     }
 
-    /// What to read ahead, which is nothing when the cache has no room for it.
-    fn note(&self, read: Range<u64>) -> Range<u64> {
-        let end = read.end;
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = readers.note(read, self.attr.size);
-        if self.shared.cache.room_ahead() > 0 { ahead } else { end..end }
+    fn note(&self, read: &Range<u64>, stalled: bool) -> Plan {
+        let room = self.shared.cache.room_ahead();
+        self.pinned.lock_readers().note(read, stalled, room)
+    }
+
+    /// Whether it is time to fetch all of it, which is told once.
+    fn is_hot(&self) -> bool {
+        self.shared.cache.fits(self.attr.size) && self.pinned.lock_readers().is_hot()
     }
 
     fn changed(&self) -> Error {
         let message = format!("{} was replaced or removed since it was opened", self.path);
         Error::new(ErrorKind::StaleHandle, message).with_hint("open it again")
     }
+}
+
+/// Fetches all of an object while it is open, two parts at a time: programs that wait go before.
+async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
+    let Some(size) = pinned.upgrade().map(|pinned| pinned.source.version.size) else { return };
+    let parts = (0..size.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
+    let fetches = stream::iter(parts).map(|start| {
+        let (cache, pinned) = (&cache, &pinned);
+        async move {
+            if let Some(pinned) = pinned.upgrade() {
+                let wanted =
+                    cache.request(&pinned.source, start..start + FILL_PART, &[], FILL_PART);
+                drop(pinned);
+                wanted.settled().await;
+            }
+        }
+    });
+    fetches.buffer_unordered(2).collect::<()>().await;
 }

@@ -109,7 +109,7 @@ impl Shared {
             !before || state.reread > 0
         };
         let presence = if fetch {
-            let wanted = self.cache.request(source, 0..size, size..size, LONGEST_RUN);
+            let wanted = self.cache.request(source, 0..size, &[], LONGEST_RUN);
             match (wanted.is_there(), wanted.is_new()) {
                 (true, _) => Presence::There,
                 (false, false) => Presence::Coming,
@@ -184,7 +184,7 @@ impl Shared {
             return false;
         }
         let asked = Instant::now();
-        let wanted = self.cache.prefetch(&Arc::new(source), 0..size, LONGEST_RUN);
+        let wanted = self.cache.prefetch(&Arc::new(source), &[0..size], LONGEST_RUN);
         if !wanted.is_new() {
             return false;
         }

@@ -1,0 +1,84 @@
+//! A reader who reads in order, and the window ahead of it.
+
+use std::ops::Range;
+
+use super::Plan;
+
+/// The least that is read ahead of who has just begun to read in order, and the most.
+const FIRST_WINDOW: (u64, u64) = (512 << 10, 4 << 20);
+
+/// The furthest that is read ahead: enough for 500 MB/s over a line of 100 ms.
+const LARGEST_WINDOW: u64 = 64 << 20;
+
+/// The shortest and the longest request, in bytes. A request costs as much as 300 KiB on a fast
+/// line, and there are four of them in a window.
+const PART: (u64, u64) = (1 << 20, 8 << 20);
+
+/// The kernel's requests overtake one another: a read comes so many lengths before or behind the
+/// place where it is expected.
+const OVERTAKES: u64 = 2;
+
+/// The kernel's largest read: what is asked for ends a multiple of it behind a read, so that the
+/// reads that come lie each in one buffer.
+const STEP: u64 = 1 << 20;
+
+/// Someone who reads in order.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// Where the next read is expected.
+    next: u64,
+    /// Up to where bytes were asked for.
+    ahead: u64,
+    /// How far ahead of the reader bytes are asked for.
+    window: u64,
+    /// A reader who has to wait before this place waits for what the window was before it grew.
+    grown_at: u64,
+}
+
+impl Stream {
+    /// Who begins with `read`, with what is asked for with it.
+    pub(super) fn new(read: &Range<u64>, window: u64) -> Self {
+        Self { next: read.end, ahead: read.end.max(window), window, grown_at: read.end }
+    }
+
+    /// Who has read `before` and goes on with `read`: the more was read, the more will be.
+    pub(super) fn after(before: &Range<u64>, read: &Range<u64>) -> Self {
+        let window = (read.end - before.start).clamp(FIRST_WINDOW.0, FIRST_WINDOW.1);
+        Self { next: read.start, ahead: read.end, window, grown_at: read.end }
+    }
+
+    /// Whether `read` may be the next one of this reader.
+    pub(super) fn continues_with(&self, read: &Range<u64>) -> bool {
+        self.next.abs_diff(read.start) <= (read.end - read.start).saturating_mul(OVERTAKES)
+    }
+
+    /// Notes the next read; what to ask for now. The window grows only when the reader has to wait
+    /// for what was asked for since it grew last.
+    pub(super) fn advance(
+        &mut self,
+        read: &Range<u64>,
+        stalled: bool,
+        room: u64,
+        size: u64,
+    ) -> Plan {
+        self.next = self.next.max(read.end);
+        self.ahead = self.ahead.max(self.next);
+        if stalled && read.start >= self.grown_at {
+            self.window = (self.window * 2).min(LARGEST_WINDOW);
+            self.grown_at = self.ahead;
+        }
+        // Nobody takes more than what is left for all others, so that all get the same.
+        let window = self.window.min(room);
+        let longest = (window / 4).clamp(PART.0, PART.1);
+        let end = self.next.saturating_add(window);
+        let odd = end.saturating_sub(read.end) % STEP;
+        let end = if window < STEP { end } else { end - odd }.min(size);
+        let start = self.ahead;
+        let worth = end == size || end.saturating_sub(start) >= longest.min(window);
+        if start >= end || !worth {
+            return Plan::default();
+        }
+        self.ahead = end;
+        Plan { ranges: vec![start..end], longest }
+    }
+}
