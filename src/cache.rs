@@ -23,6 +23,7 @@ mod budget;
 pub mod disk;
 mod fill;
 mod memory;
+mod order;
 mod piece;
 
 pub use budget::affordable;
@@ -239,6 +240,13 @@ impl BlockCache {
     /// be waited for, be it only to know that they came.
     pub fn prefetch(&self, source: &Arc<Source>, ahead: &[Range<u64>], longest: u64) -> Wanted {
         self.request(source, 0..0, ahead, longest)
+    }
+
+    /// A reader in order has left `bytes` behind and won't come back.
+    pub fn leave(&self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) {
+        if !bytes.is_empty() {
+            self.shared.change(|memory| memory.leave(version, bytes));
+        }
     }
 
     /// Reads bytes of an object, wherever they are.
@@ -547,6 +555,21 @@ mod tests {
         let there: Vec<_> =
             (0..3).filter(|n| cache.find(&a.version, &(n * 4..n * 4 + 4)).is_some()).collect();
         assert_eq!(there, [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_was_left_behind_goes_before_all_else() {
+        let (cache, store) = (cache(16 * 8), spring());
+        let a = source(&store, "a", 1000);
+        for block in 0..8 {
+            cache.read(&a, block * 4..block * 4 + 4).await.unwrap();
+        }
+        cache.leave(&a.version, &(4..21));
+        // A sixteenth of the room is for such bytes; what lies within only in part isn't left.
+        assert_eq!(cache.filled(), 32 - 8);
+        let there = |block: u64| cache.find(&a.version, &(block * 4..block * 4 + 4)).is_some();
+        let there: Vec<_> = (0..8).filter(|block| there(*block)).collect();
+        assert_eq!(there, [0, 3, 4, 5, 6, 7]);
     }
 
     #[tokio::test]

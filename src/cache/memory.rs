@@ -5,10 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lru::LruCache;
 
 use super::ObjectVersion;
+use super::order::{Order, Place};
 use super::piece::Piece;
+
+/// So small a share of the room is for what readers in order have left behind: fresh buffers cost
+/// more than used ones, and the kernel has the pages.
+const LEFT_SHARE: u64 = 16;
 
 /// All pieces of all objects. What is on its way stays; what is there goes when room is needed,
 /// the least recently read first.
@@ -16,10 +20,8 @@ pub(super) struct Memory {
     capacity: u64,
     /// The pieces of each version by their first byte; no two overlap.
     objects: HashMap<Arc<ObjectVersion>, BTreeMap<u64, Entry>>,
-    /// Where the pieces that are there are, the most recently read first.
-    order: LruCache<u64, (Arc<ObjectVersion>, u64)>,
-    /// The next key in `order`.
-    next: u64,
+    /// The pieces that are there.
+    order: Order,
     filled: u64,
     promised: u64,
     unread: u64,
@@ -52,8 +54,7 @@ impl Memory {
         Self {
             capacity,
             objects: HashMap::new(),
-            order: LruCache::unbounded(),
-            next: 0,
+            order: Order::new(),
             filled: 0,
             promised: 0,
             unread: 0,
@@ -96,7 +97,7 @@ impl Memory {
             at = entry.piece.bytes.end;
             self.unread -= entry.note_read();
             if let Some(key) = entry.key {
-                self.order.promote(&key);
+                self.order.touch(key);
             }
             match &mut found {
                 None => found = Some((slice, Vec::new())),
@@ -139,7 +140,7 @@ impl Memory {
                 self.unread -= entry.note_read();
             }
             if let Some(key) = entry.key {
-                self.order.promote(&key);
+                self.order.touch(key);
             }
         }
         if at < bytes.end {
@@ -171,9 +172,8 @@ impl Memory {
         let Some(entry) = self.objects.get_mut(version).and_then(|all| all.get_mut(&start)) else {
             return;
         };
-        entry.key = Some(self.next);
-        self.order.put(self.next, (version.clone(), start));
-        self.next += 1;
+        let place = Place { version: version.clone(), start, len: piece.len() };
+        entry.key = Some(self.order.enter(place));
         self.filled += piece.len();
     }
 
@@ -183,13 +183,33 @@ impl Memory {
         self.remove(version, piece.bytes.start);
     }
 
+    /// A reader in order has left `bytes` behind: what lies within goes next, and at once where
+    /// many such bytes are there.
+    pub(super) fn leave(&mut self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) {
+        if let Some(pieces) = self.objects.get(version) {
+            for (_, entry) in pieces.range(bytes.clone()) {
+                let within = entry.read && entry.piece.bytes.end <= bytes.end;
+                if let Some(key) = entry.key.filter(|_| within) {
+                    self.order.leave(key);
+                }
+            }
+        }
+        while let Some(place) = self.order.pop_left(self.capacity / LEFT_SHARE) {
+            self.drop_piece(&place);
+        }
+    }
+
     /// Makes room where more is held than there is.
     pub(super) fn evict(&mut self) {
         while self.held() > self.capacity {
-            let Some((_, (version, start))) = self.order.pop_lru() else { return };
-            if let Some(entry) = self.remove(&version, start) {
-                self.filled -= entry.piece.len();
-            }
+            let Some(place) = self.order.pop() else { return };
+            self.drop_piece(&place);
+        }
+    }
+
+    fn drop_piece(&mut self, place: &Place) {
+        if self.remove(&place.version, place.start).is_some() {
+            self.filled -= place.len;
         }
     }
 

@@ -102,6 +102,7 @@ impl BucketFile {
         let (cache, source) = (&self.shared.cache, &self.pinned.source);
         let found = cache.find(&source.version, &bytes);
         let plan = self.note(&bytes, found.is_none());
+        cache.leave(&source.version, &plan.left);
         if let Some(found) = found {
             cache.prefetch(source, &plan.ranges, plan.longest);
             return Ok(found);

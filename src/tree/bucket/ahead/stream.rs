@@ -12,7 +12,7 @@ const LARGEST_WINDOW: u64 = 64 << 20;
 
 /// The shortest and the longest request, in bytes. A request costs as much as 300 KiB on a fast
 /// line, and there are four of them in a window.
-const PART: (u64, u64) = (1 << 20, 8 << 20);
+const PART: (u64, u64) = (1 << 20, 16 << 20);
 
 /// The kernel's requests overtake one another: a read comes so many lengths before or behind the
 /// place where it is expected.
@@ -21,6 +21,10 @@ const OVERTAKES: u64 = 2;
 /// The kernel's largest read: what is asked for ends a multiple of it behind a read, so that the
 /// reads that come lie each in one buffer.
 const STEP: u64 = 1 << 20;
+
+/// So close behind a reader bytes may be asked for again, by the kernel's requests that were
+/// overtaken and by readers who follow.
+const NEAR: u64 = 4 << 20;
 
 /// Someone who reads in order.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Stream {
     ahead: u64,
     /// How far ahead of the reader bytes are asked for.
     window: u64,
+    /// What is before it was left behind.
+    left: u64,
     /// A reader who has to wait before this place waits for what the window was before it grew.
     grown_at: u64,
 }
@@ -38,13 +44,19 @@ pub(super) struct Stream {
 impl Stream {
     /// Who begins with `read`, with what is asked for with it.
     pub(super) fn new(read: &Range<u64>, window: u64) -> Self {
-        Self { next: read.end, ahead: read.end.max(window), window, grown_at: read.end }
+        Self {
+            next: read.end,
+            ahead: read.end.max(window),
+            window,
+            left: read.start,
+            grown_at: read.end,
+        }
     }
 
     /// Who has read `before` and goes on with `read`: the more was read, the more will be.
     pub(super) fn after(before: &Range<u64>, read: &Range<u64>) -> Self {
         let window = (read.end - before.start).clamp(FIRST_WINDOW.0, FIRST_WINDOW.1);
-        Self { next: read.start, ahead: read.end, window, grown_at: read.end }
+        Self { next: read.start, ahead: read.end, window, left: before.start, grown_at: read.end }
     }
 
     /// Whether `read` may be the next one of this reader.
@@ -75,10 +87,21 @@ impl Stream {
         let end = if window < STEP { end } else { end - odd }.min(size);
         let start = self.ahead;
         let worth = end == size || end.saturating_sub(start) >= longest.min(window);
+        let left = self.leave();
         if start >= end || !worth {
-            return Plan::default();
+            return Plan { left, ..Plan::default() };
         }
         self.ahead = end;
-        Plan { ranges: vec![start..end], longest }
+        Plan { ranges: vec![start..end], longest, left }
+    }
+
+    /// What was left behind since the last time, and the piece before it, which wasn't wholly.
+    fn leave(&mut self) -> Range<u64> {
+        let reached = self.next.saturating_sub(NEAR);
+        if reached < self.left.saturating_add(STEP) {
+            return 0..0;
+        }
+        let left = std::mem::replace(&mut self.left, reached);
+        left.saturating_sub(STEP)..reached
     }
 }
