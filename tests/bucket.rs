@@ -21,6 +21,7 @@ use crate::support::seaweed::{self, BUCKET, Seaweed};
 use crate::tree_contract;
 
 mod small;
+mod walks;
 
 const MIB: u64 = 1 << 20;
 

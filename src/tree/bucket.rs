@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, TryStreamExt as _};
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use self::file::{BucketFile, Pinned};
 use self::known::{Fresh, Known, Node};
@@ -15,6 +15,7 @@ use self::lookup::Lookups;
 use self::names::Place;
 use self::siblings::Siblings;
 use self::walk::Walk;
+use self::walks::Walks;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
 use crate::cache::{BlockCache, ObjectVersion, Source};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,14 +24,17 @@ use crate::path::TreePath;
 
 mod ahead;
 mod file;
+mod flat;
 mod flights;
 mod known;
 mod listing;
 mod lookup;
 mod names;
+mod plan;
 mod scan;
 mod siblings;
 mod walk;
+mod walks;
 
 /// The extended attribute that holds the version of an object.
 const ETAG: &[u8] = b"user.atelier.etag";
@@ -54,6 +58,7 @@ struct Shared {
     known: Known,
     lookups: Lookups,
     siblings: Siblings,
+    walks: Walks,
     /// Which version is open at a path. Guards a map; held for one operation.
     open: Mutex<HashMap<TreePath, Weak<Pinned>>>,
 }
@@ -77,6 +82,7 @@ impl BucketTree {
             known: Known::new(ttl),
             lookups: Lookups::default(),
             siblings: Siblings::default(),
+            walks: Walks::default(),
             open: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -91,32 +97,8 @@ impl Tree for BucketTree {
     }
 
     fn list(&self, dir: &TreePath) -> BoxStream<'static, Result<Entry>> {
-        if let Some(fresh) = self.shared.known.listing(dir) {
-            self.shared.known.note_use(dir);
-            return Box::pin(stream::iter(self.shared.entries(fresh)));
-        }
-        let Some(prefix) = prefix_of(dir) else {
-            let (shared, dir) = (self.shared.clone(), dir.clone());
-            return Box::pin(stream::once(async move {
-                shared.node(&dir).await?;
-                Err(not_a_directory(&dir))
-            }));
-        };
-        let pages = self.shared.store.list(&prefix, Depth::Children);
-        let start = Some((self.shared.clone(), dir.clone(), Walk::new(pages, prefix)));
-        let batches = stream::try_unfold(start, |state| async move {
-            let Some((shared, dir, mut walk)) = state else { return Ok(None) };
-            match walk.next().await.transpose()? {
-                Some(batch) => {
-                    let ttl = shared.known.ttl();
-                    let entry = |(name, node)| Entry { name, attr: shared.attr(&node, ttl) };
-                    let entries: Vec<_> = batch.into_iter().map(entry).map(Ok).collect();
-                    Ok(Some((stream::iter(entries), Some((shared, dir, walk)))))
-                }
-                None => shared.finish(dir, walk).await.map(|()| None),
-            }
-        });
-        Box::pin(batches.try_flatten())
+        let (shared, dir) = (self.shared.clone(), dir.clone());
+        Box::pin(stream::once(shared.list(dir)).flatten())
     }
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
@@ -156,6 +138,35 @@ impl Tree for BucketTree {
 }
 
 impl Shared {
+    async fn list(self: Arc<Self>, dir: TreePath) -> BoxStream<'static, Result<Entry>> {
+        if let Some(fresh) = self.arrive(&dir).await {
+            self.known.note_use(&dir);
+            self.walk_below(&dir, &fresh.0);
+            return Box::pin(stream::iter(self.entries(fresh)));
+        }
+        let Some(prefix) = prefix_of(&dir) else {
+            return Box::pin(stream::once(async move {
+                self.node(&dir).await?;
+                Err(not_a_directory(&dir))
+            }));
+        };
+        let pages = self.store.list(&prefix, Depth::Children);
+        let start = Some((self, dir, Walk::new(pages, prefix)));
+        let batches = stream::try_unfold(start, |state| async move {
+            let Some((shared, dir, mut walk)) = state else { return Ok(None) };
+            match walk.next().await.transpose()? {
+                Some(batch) => {
+                    let ttl = shared.known.ttl();
+                    let entry = |(name, node)| Entry { name, attr: shared.attr(&node, ttl) };
+                    let entries: Vec<_> = batch.into_iter().map(entry).map(Ok).collect();
+                    Ok(Some((stream::iter(entries), Some((shared, dir, walk)))))
+                }
+                None => shared.finish(dir, walk).await.map(|()| None),
+            }
+        });
+        Box::pin(batches.try_flatten())
+    }
+
     /// The entries of a listing, made as they are asked for.
     fn entries(
         self: &Arc<Self>,

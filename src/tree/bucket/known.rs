@@ -62,6 +62,10 @@ struct State {
     listed: LruCache<TreePath, Listed>,
     /// The bytes of all listings.
     bytes: usize,
+    /// Those of them that were made ahead of a walk which hasn't come there yet, and of those that
+    /// it has come to.
+    ahead: usize,
+    reached: usize,
     answers: LruCache<TreePath, (Instant, Option<Node>)>,
     /// When a directory was last listed for a program.
     used: LruCache<TreePath, Instant>,
@@ -72,6 +76,8 @@ struct Listed {
     listing: Arc<Listing>,
     /// How many names were asked for that nothing else answers.
     asked: usize,
+    /// Whether it was made ahead of a walk that hasn't come there yet.
+    ahead: bool,
 }
 
 impl Listed {
@@ -85,6 +91,8 @@ impl Known {
         let state = State {
             listed: LruCache::unbounded(),
             bytes: 0,
+            ahead: 0,
+            reached: 0,
             answers: LruCache::new(MOST_ANSWERS),
             used: LruCache::new(MOST_USED),
         };
@@ -141,12 +149,51 @@ impl Known {
         self.lock().used.put(dir.clone(), Instant::now());
     }
 
-    /// The entries of a directory, if they were listed a moment ago.
-    pub(super) fn listing(&self, dir: &TreePath) -> Option<Fresh> {
+    /// The entries of a directory, if they were listed a moment ago; on a walk, also those that
+    /// were listed ahead of it, which from now on count as listed now.
+    pub(super) fn listing(&self, dir: &TreePath, walking: bool) -> Option<Fresh> {
         let mut state = self.lock();
-        let listed = state.listed.get(dir)?;
-        let left = self.ttl.checked_sub(listed.seen.elapsed()).filter(|left| !left.is_zero())?;
-        Some((listed.listing.clone(), left))
+        let listed = state.listed.get_mut(dir)?;
+        let mut left = self.ttl.saturating_sub(listed.seen.elapsed());
+        if left.is_zero() && listed.ahead && walking {
+            (listed.seen, left) = (Instant::now(), self.ttl);
+        }
+        if left.is_zero() {
+            return None;
+        }
+        let listing = listed.listing.clone();
+        if std::mem::take(&mut listed.ahead) {
+            state.ahead -= listing.bytes();
+            state.reached += listing.bytes();
+        }
+        Some((listing, left))
+    }
+
+    /// Whether a walk that comes to `dir` needn't list it.
+    pub(super) fn is_listed(&self, dir: &TreePath) -> bool {
+        let state = self.lock();
+        let listed = state.listed.peek(dir);
+        listed.is_some_and(|listed| listed.ahead || listed.seen.elapsed() < self.ttl)
+    }
+
+    /// How many bytes of listings there are ahead of walks, and how many they have come to.
+    pub(super) fn ahead(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.ahead, state.reached)
+    }
+
+    /// A new walk begins: what was listed ahead of another is no use any more.
+    pub(super) fn begin_walk(&self) {
+        let mut state = self.lock();
+        state.reached = 0;
+        if state.ahead == 0 {
+            return;
+        }
+        let left = state.listed.iter().filter(|(_, listed)| listed.ahead);
+        let left: Vec<_> = left.map(|(dir, _)| dir.clone()).collect();
+        for dir in left {
+            state.remove(&dir);
+        }
     }
 
     /// The entries of a directory as they were last heard of, however long ago.
@@ -156,19 +203,12 @@ impl Known {
 
     /// Remembers a whole directory, as it was at `seen`.
     pub(super) fn remember_listing(&self, dir: TreePath, seen: Instant, listing: Arc<Listing>) {
-        if listing.bytes() > MOST_LISTED / 2 {
-            return;
-        }
-        let mut state = self.lock();
-        state.bytes += listing.bytes();
-        let listed = Listed { seen, listing, asked: 0 };
-        if let Some((_, replaced)) = state.listed.push(dir, listed) {
-            state.bytes -= replaced.listing.bytes();
-        }
-        while state.bytes > MOST_LISTED {
-            let Some((_, dropped)) = state.listed.pop_lru() else { return };
-            state.bytes -= dropped.listing.bytes();
-        }
+        self.lock().enter(dir, Listed { seen, listing, asked: 0, ahead: false });
+    }
+
+    /// Remembers a whole directory that no program has asked for yet.
+    pub(super) fn remember_ahead(&self, dir: TreePath, seen: Instant, listing: Arc<Listing>) {
+        self.lock().enter(dir, Listed { seen, listing, asked: 0, ahead: true });
     }
 
     /// Remembers the answer to one question, asked at `seen`.
@@ -180,13 +220,42 @@ impl Known {
     pub(super) fn forget(&self, path: &TreePath) {
         let mut state = self.lock();
         state.answers.pop(path);
-        if let Some(dropped) = path.parent().and_then(|parent| state.listed.pop(&parent)) {
-            state.bytes -= dropped.listing.bytes();
+        if let Some(parent) = path.parent() {
+            state.remove(&parent);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, dir: TreePath, listed: Listed) {
+        let bytes = listed.listing.bytes();
+        if bytes > MOST_LISTED / 2 {
+            return;
+        }
+        self.remove(&dir);
+        self.bytes += bytes;
+        self.ahead += if listed.ahead { bytes } else { 0 };
+        self.listed.put(dir, listed);
+        while self.bytes > MOST_LISTED {
+            let Some((_, dropped)) = self.listed.pop_lru() else { return };
+            self.settle(&dropped);
+        }
+    }
+
+    fn remove(&mut self, dir: &TreePath) {
+        if let Some(dropped) = self.listed.pop(dir) {
+            self.settle(&dropped);
+        }
+    }
+
+    /// Takes what isn't kept any more off the counts.
+    fn settle(&mut self, dropped: &Listed) {
+        self.bytes -= dropped.listing.bytes();
+        self.ahead -= if dropped.ahead { dropped.listing.bytes() } else { 0 };
     }
 }
 
@@ -246,7 +315,7 @@ mod tests {
         known.remember(path("c"), Instant::now(), None);
         assert_eq!(find(&known, "a/b"), None);
         assert_eq!(find(&known, "c"), None);
-        assert_eq!(known.listing(&path("a")), None);
+        assert_eq!(known.listing(&path("a"), false), None);
         assert_eq!(known.old_listing(&path("a")).unwrap().len(), 1);
     }
 
@@ -268,6 +337,23 @@ mod tests {
         known.remember_listing(path("a"), old, listing(["b"]));
         let worth: Vec<_> = (0..5).map(|_| known.find(&path("a/b")).1).collect();
         assert_eq!(worth, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn what_is_listed_ahead_is_for_the_walk_that_comes_there() {
+        let known = Known::new(Duration::from_millis(1));
+        let old = Instant::now().checked_sub(LONG).unwrap();
+        for dir in ["a", "b", "c"] {
+            known.remember_ahead(path(dir), old, listing(["x"]));
+        }
+        let (ahead, _) = known.ahead();
+        assert_eq!(known.listing(&path("a"), false), None);
+        assert!(known.listing(&path("a"), true).is_some());
+        assert_eq!(known.ahead(), (ahead / 3 * 2, ahead / 3));
+        assert!(known.is_listed(&path("b")));
+        known.begin_walk();
+        assert!(!known.is_listed(&path("b")));
+        assert_eq!(known.ahead(), (0, 0));
     }
 
     #[test]

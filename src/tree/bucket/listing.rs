@@ -81,6 +81,11 @@ impl Listing {
         Some((item.size, item.modified, str::from_utf8(etag).unwrap_or_default()))
     }
 
+    /// How many of the entries are directories.
+    pub(super) fn directories(&self) -> usize {
+        self.items.iter().filter(|item| item.etag_len == DIRECTORY).count()
+    }
+
     fn text_of(&self, item: &Item) -> &[u8] {
         &self.text[item.start as usize..item.etag_start()]
     }

@@ -212,7 +212,7 @@ impl Shared {
     }
 
     /// A listing has come to its end: remembers it, unless nothing was there to be listed.
-    pub(super) async fn finish(&self, dir: TreePath, walk: Walk) -> Result<()> {
+    pub(super) async fn finish(self: &Arc<Self>, dir: TreePath, walk: Walk) -> Result<()> {
         let (listing, seen) = match walk.finish() {
             Seen::All(listing, seen) => (listing, seen),
             Seen::TooMany => {
@@ -231,7 +231,8 @@ impl Shared {
             }
         };
         self.known.note_use(&dir);
-        self.known.remember_listing(dir, seen, listing);
+        self.known.remember_listing(dir.clone(), seen, listing.clone());
+        self.walk_below(&dir, &listing);
         Ok(())
     }
 }

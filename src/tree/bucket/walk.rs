@@ -26,6 +26,7 @@ pub(super) struct Walk {
     /// Whether any key came, be it only a marker.
     inhabited: bool,
     skipped: usize,
+    over: bool,
     /// How many pages came.
     pub(super) pages: usize,
     /// When the last page was asked for: what a directory is believed to be as of, since the
@@ -55,6 +56,7 @@ impl Walk {
             draft: Some(Draft::new()),
             inhabited: false,
             skipped: 0,
+            over: false,
             pages: 0,
             asked: Instant::now(),
         }
@@ -71,10 +73,18 @@ impl Walk {
                 self.take(page, &mut batch);
             }
             Some(Err(error)) => return Some(Err(error)),
-            None if self.held.is_empty() => return None,
+            None if self.held.is_empty() => {
+                self.over = true;
+                return None;
+            }
             None => self.release(None, &mut batch),
         }
         Some(Ok(batch))
+    }
+
+    /// Whether [`next`](Self::next) has come to the end.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
     }
 
     /// All entries, once [`next`](Self::next) has come to the end.

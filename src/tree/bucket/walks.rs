@@ -1,0 +1,364 @@
+//! Who walks a tree is recognised: the directories to come are listed ahead, many by one request.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use lru::LruCache;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::flat::{Flat, Whole};
+use super::known::{Fresh, MOST_LISTED};
+use super::listing::Listing;
+use super::plan::{Names, Plan, Unit};
+use super::walk::{Seen, Walk};
+use super::{Shared, prefix_of};
+use crate::object::Depth;
+use crate::path::TreePath;
+
+/// How many directories are remembered to have been listed.
+const VISITS: NonZeroUsize = NonZeroUsize::new(256).expect("isn't zero");
+
+/// Directories listed right below one that was listed too make a walk.
+const CHILDREN: usize = 2;
+
+/// How many plans are kept: a walk has one for each level at which it isn't done.
+const PLANS: usize = 32;
+
+/// How many listings ahead are under way at once.
+const UNITS: usize = 6;
+
+/// A listing ahead of more pages was a bad guess.
+const MOST_PAGES: usize = 16;
+
+/// A walk that came to a directory before its listing ahead did waits for so many more pages.
+const PATIENCE: usize = 2;
+
+/// How many bytes of listings may be there that no walk has come to yet, at first and at most.
+const FIRST_AHEAD: usize = 1 << 20;
+const MOST_AHEAD: usize = MOST_LISTED / 2;
+
+/// How many keys a directory is taken to have below when nothing is known of any like it.
+const USUAL: usize = 100;
+
+/// How many directories are looked at to tell how many keys others like them have.
+const SAMPLE: usize = 4;
+
+/// The walks that are under way.
+pub(super) struct Walks {
+    /// Held for a few map operations and one plan, never while waiting.
+    state: Mutex<State>,
+    /// Counts what walks came to.
+    moved: watch::Sender<u64>,
+}
+
+struct State {
+    /// How many directories right below one that was listed were listed since then.
+    visits: LruCache<TreePath, usize>,
+    last: Option<Instant>,
+    /// What is to be listed, the deepest last.
+    plans: Vec<Plan>,
+    under_way: Vec<(Unit, watch::Receiver<usize>)>,
+    /// The store's flat listings are of no use.
+    out_of_order: bool,
+}
+
+impl Default for Walks {
+    fn default() -> Self {
+        let state = State {
+            visits: LruCache::new(VISITS),
+            last: None,
+            plans: Vec::new(),
+            under_way: Vec::new(),
+            out_of_order: false,
+        };
+        Self { state: Mutex::new(state), moved: watch::Sender::new(0) }
+    }
+}
+
+impl Walks {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes that a program comes to list `dir`; whether it is on a walk, which ends with a pause.
+    fn visit(&mut self, dir: &TreePath, pause: Duration) -> bool {
+        if !self.walking(pause) {
+            self.visits.clear();
+            self.plans.clear();
+        }
+        self.last = Some(Instant::now());
+        let above = dir.parent();
+        let children = above.as_ref().and_then(|above| {
+            let children = self.visits.get_mut(above)?;
+            *children += 1;
+            Some(*children)
+        });
+        // The first child of a first child is on a walk as well as a second child.
+        let deep = above.and_then(|above| above.parent());
+        let deep = children.is_some() && deep.is_some_and(|above| self.visits.contains(&above));
+        let planned = self.plans.iter().any(|plan| Some(&plan.dir) == dir.parent().as_ref());
+        self.visits.put(dir.clone(), 0);
+        !self.out_of_order && (planned || deep || children >= Some(CHILDREN))
+    }
+
+    fn walking(&self, pause: Duration) -> bool {
+        self.last.is_some_and(|last| last.elapsed() <= pause)
+    }
+
+    fn add(&mut self, plan: Plan) {
+        self.plans.retain(|other| other.dir != plan.dir);
+        if self.plans.len() == PLANS {
+            let done = self.plans.iter().position(Plan::is_done);
+            self.plans.remove(done.unwrap_or(PLANS - 1));
+        }
+        self.plans.push(plan);
+    }
+}
+
+impl Shared {
+    /// A program comes to list `dir`: what is known of it, maybe after waiting for what is being
+    /// listed ahead.
+    pub(super) async fn arrive(self: &Arc<Self>, dir: &TreePath) -> Option<Fresh> {
+        let (goes_on, walking) = {
+            let mut state = self.walks.lock();
+            (state.walking(self.known.ttl()), state.visit(dir, self.known.ttl()))
+        };
+        if !goes_on {
+            self.known.begin_walk();
+        }
+        if let Some(fresh) = self.listed(dir) {
+            if walking {
+                self.list_ahead(None);
+            }
+            return Some(fresh);
+        }
+        if walking {
+            self.plan_above(dir);
+            self.list_ahead(Some(dir));
+        }
+        let mut pages = {
+            let state = self.walks.lock();
+            let unit = state.under_way.iter().find(|(unit, _)| unit.covers(dir));
+            unit.map(|(_, pages)| pages.clone())?
+        };
+        let start = *pages.borrow_and_update();
+        while pages.changed().await.is_ok() && *pages.borrow_and_update() <= start + PATIENCE {
+            if let Some(fresh) = self.listed(dir) {
+                return Some(fresh);
+            }
+        }
+        self.listed(dir)
+    }
+
+    /// The entries of a directory that may be believed, or that were listed ahead of this walk.
+    fn listed(&self, dir: &TreePath) -> Option<Fresh> {
+        let walking = self.walks.lock().walking(self.known.ttl());
+        let fresh = self.known.listing(dir, walking)?;
+        self.walks.moved.send_modify(|moved| *moved += 1);
+        Some(fresh)
+    }
+
+    /// A walk has a directory's entries: plans to list those below it.
+    pub(super) fn walk_below(self: &Arc<Self>, dir: &TreePath, listing: &Arc<Listing>) {
+        let above = dir.parent();
+        let walking = {
+            let mut state = self.walks.lock();
+            state.last = Some(Instant::now());
+            state.plans.iter().any(|plan| Some(&plan.dir) == above.as_ref())
+        };
+        if walking && self.plan(dir, listing, None) {
+            self.list_ahead(None);
+        }
+    }
+
+    /// Plans to list the siblings of `dir`, and what comes after the directory they are in.
+    fn plan_above(&self, dir: &TreePath) {
+        let planned = |dir: &TreePath| self.walks.lock().plans.iter().any(|plan| plan.dir == *dir);
+        let above: Vec<_> = std::iter::successors(dir.parent(), TreePath::parent).take(2).collect();
+        for (depth, dir) in above.iter().enumerate().rev() {
+            let visited = self.walks.lock().visits.contains(dir);
+            if visited
+                && !planned(dir)
+                && let Some(listing) = self.known.old_listing(dir)
+            {
+                let below = if depth == 0 { None } else { above[depth - 1].name() };
+                self.plan(dir, &listing, below);
+            }
+        }
+    }
+
+    /// Plans to list the directories in `dir` that aren't known but for `except`; whether there
+    /// are any.
+    fn plan(&self, dir: &TreePath, listing: &Arc<Listing>, except: Option<&[u8]>) -> bool {
+        let Some(prefix) = prefix_of(dir) else { return false };
+        let known = |name: &[u8]| {
+            Some(name) == except || dir.join(name).is_ok_and(|path| self.known.is_listed(&path))
+        };
+        let Some(plan) = Plan::new(dir.clone(), prefix, listing.clone(), known) else {
+            return false;
+        };
+        self.walks.lock().add(plan);
+        true
+    }
+
+    /// Begins what there is to list ahead, `first` first.
+    fn list_ahead(self: &Arc<Self>, first: Option<&TreePath>) {
+        while let Some((unit, pages)) = self.next_unit(first) {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                let ended = UnderWay { shared, unit };
+                ended.shared.list_unit(&ended.unit, &pages).await;
+                let shared = ended.shared.clone();
+                drop(ended);
+                drop(pages);
+                shared.list_ahead(None);
+            });
+        }
+    }
+
+    fn next_unit(&self, first: Option<&TreePath>) -> Option<(Unit, watch::Sender<usize>)> {
+        let room = self.walks.lock().under_way.len() < UNITS;
+        if !room || !self.has_room_for_walks() {
+            return None;
+        }
+        let dirs: Vec<_> = {
+            let mut state = self.walks.lock();
+            if !state.walking(self.known.ttl()) {
+                state.plans.clear();
+            }
+            let left = state.plans.iter().rev().filter(|plan| !plan.is_done());
+            left.map(|plan| plan.dir.clone()).collect()
+        };
+        for dir in dirs {
+            let below = self.below_children(&dir);
+            let mut state = self.walks.lock();
+            let wanted = first.filter(|first| {
+                first.parent().as_ref() == Some(&dir)
+                    && !state.under_way.iter().any(|(unit, _)| unit.covers(first))
+            });
+            let from = wanted.and_then(|first| first.name());
+            let Some(plan) = state.plans.iter_mut().find(|plan| plan.dir == dir) else { continue };
+            let unit = plan.next(from, below).or_else(|| plan.next(None, below));
+            // A plan that is done stays, so that its directories are known to be on a walk.
+            if let Some(unit) = unit {
+                let (sender, receiver) = watch::channel(0);
+                state.under_way.push((unit.clone(), receiver));
+                return Some((unit, sender));
+            }
+        }
+        None
+    }
+
+    /// How many keys each directory in `dir` is expected to have below.
+    fn below_children(&self, dir: &TreePath) -> usize {
+        let Some(listing) = self.known.old_listing(dir) else { return USUAL };
+        self.mean_below(dir, &listing, 3).unwrap_or(USUAL)
+    }
+
+    fn mean_below(&self, dir: &TreePath, listing: &Listing, depth: usize) -> Option<usize> {
+        let names = (0..listing.len())
+            .filter(|at| listing.object(*at).is_none())
+            .filter_map(|at| listing.name(at));
+        let mut sample = Vec::new();
+        for name in names.take(10 * SAMPLE) {
+            let Ok(path) = dir.join(&name) else { continue };
+            let Some(child) = self.known.old_listing(&path) else { continue };
+            let directories = child.directories();
+            let below = match directories {
+                0 => 0,
+                _ if depth == 0 => directories * USUAL,
+                _ => directories * self.mean_below(&path, &child, depth - 1).unwrap_or(USUAL),
+            };
+            sample.push(child.len() + below);
+            if sample.len() == SAMPLE {
+                break;
+            }
+        }
+        (!sample.is_empty()).then(|| sample.iter().sum::<usize>() / sample.len())
+    }
+
+    fn has_room_for_walks(&self) -> bool {
+        let (ahead, used) = self.known.ahead();
+        ahead < (FIRST_AHEAD + 2 * used).min(MOST_AHEAD)
+    }
+
+    /// Makes one listing ahead; an error is left to be met by who comes there.
+    async fn list_unit(&self, unit: &Unit, pages: &watch::Sender<usize>) {
+        if !unit.all {
+            let depth = Depth::Children;
+            let mut walk = Walk::new(self.store.list(&unit.prefix, depth), unit.prefix.clone());
+            while walk.pages < MOST_PAGES {
+                match walk.next().await {
+                    Some(Ok(_)) => pages.send_modify(|pages| *pages += 1),
+                    Some(Err(_)) => return,
+                    None => break,
+                }
+            }
+            if walk.is_over()
+                && let (Some(path), Seen::All(listing, seen)) = (unit.path(), walk.finish())
+            {
+                self.known.remember_ahead(path, seen, listing);
+            }
+            return;
+        }
+        let mut flat = Flat::new(unit.dir.clone(), unit.base.clone());
+        let mut source = self.store.list(&unit.prefix, Depth::All);
+        let mut moved = self.walks.moved.subscribe();
+        for _ in 0..MOST_PAGES {
+            while !self.has_room_for_walks() {
+                // A walk that pauses has ended.
+                if !matches!(timeout(self.known.ttl(), moved.changed()).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            let asked = Instant::now();
+            match source.next().await {
+                Some(Ok(page)) => match flat.take(page) {
+                    Ok(whole) => self.remember_whole(whole, asked),
+                    Err(_) => {
+                        tracing::warn!(prefix = unit.prefix, "the store lists keys in no order");
+                        self.walks.lock().out_of_order = true;
+                        self.known.begin_walk();
+                        return;
+                    }
+                },
+                Some(Err(_)) => return,
+                None => return self.remember_whole(flat.finish(), asked),
+            }
+            pages.send_modify(|pages| *pages += 1);
+        }
+    }
+
+    fn remember_whole(&self, whole: Whole, seen: Instant) {
+        for (path, listing) in whole {
+            self.known.remember_ahead(path, seen, Arc::new(listing));
+        }
+    }
+}
+
+impl Unit {
+    /// The one directory that it is a listing of.
+    fn path(&self) -> Option<TreePath> {
+        match &self.names {
+            Names::One(name) => self.dir.join(name).ok(),
+            Names::Beginning(_) => None,
+        }
+    }
+}
+
+/// A listing ahead that is under way until this is dropped.
+struct UnderWay {
+    shared: Arc<Shared>,
+    unit: Unit,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.shared.walks.lock().under_way.retain(|(unit, _)| *unit != self.unit);
+    }
+}
