@@ -348,10 +348,11 @@ async fn an_open_file_is_one_version() {
     put(&store, "a", vec![7; 3 << 20]).await;
     let error = old.read_at(2 * MIB, 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StaleHandle, "{error:?}");
-    // That was noticed: the next open is of the new version, and the old one is over.
+    // That was noticed: the next open is of the new version, and the old one stays what it was.
     let new = open(&tree, "a").await;
     assert_eq!(new.read_at(0, 10).await.unwrap(), [7; 10][..]);
-    let error = old.read_at(0, 10).await.unwrap_err();
+    assert_eq!(old.read_at(0, 10).await.unwrap(), noise(3 * MIB)[..10]);
+    let error = old.read_at(2 * MIB, 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StaleHandle, "{error:?}");
 }
 

@@ -40,14 +40,15 @@ pub struct Mount {
     #[arg(value_name = "[PROJECT] DIR", required = true, num_args = 1..=2)]
     places: Vec<OsString>,
 
-    /// Options as mount(8) has them: ro, noexec, noatime, sync, dirsync, `allow_other`,
-    /// `allow_root`, home=DIR, as=NAME; and memory=, `cache_dir`=, `cache_size`=, `metadata_ttl`=,
-    /// deadline=, metrics= as the options of these names
-    #[arg(short = 'o', value_name = "OPTIONS")]
+    /// Options as mount(8) has them.
+    #[arg(
+        short = 'o',
+        value_name = "OPTIONS",
+        help = "Options as mount(8) has them, with commas between: ro, noexec, noatime, sync, \
+                dirsync, allow_other, allow_root, home=DIR, as=NAME; and the options below, as in \
+                memory=1GiB,metadata_ttl=5s"
+    )]
     options: Vec<String>,
-
-    #[command(flatten)]
-    serving: ServingArgs,
 
     /// Stay in the foreground and log to standard error
     #[arg(long, short = 'f')]
@@ -68,6 +69,10 @@ pub struct Mount {
     /// Say nothing of a success
     #[arg(long, short)]
     quiet: bool,
+
+    // Last, since its heading would hold for what follows.
+    #[command(flatten)]
+    serving: ServingArgs,
 }
 
 impl Mount {

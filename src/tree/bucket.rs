@@ -1,7 +1,6 @@
 //! A bucket as a directory tree: keys are cut at their slashes, objects are files.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -189,14 +188,14 @@ impl Shared {
         Some(Source { store: self.store.clone(), key: place.key.as_str().into(), version })
     }
 
-    /// Makes the version of `source` the one that is open at `path`; older ones can't be read on.
+    /// What all handles of the version of `source` share; a version that was opened before stays
+    /// with those that have it open.
     fn pin(&self, path: &TreePath, source: Source) -> Arc<Pinned> {
         let mut open = self.lock_open();
-        if let Some(pinned) = open.get(path).and_then(Weak::upgrade) {
-            if pinned.source.version == source.version {
-                return pinned;
-            }
-            pinned.replaced.store(true, Ordering::Relaxed);
+        if let Some(pinned) = open.get(path).and_then(Weak::upgrade)
+            && pinned.source.version == source.version
+        {
+            return pinned;
         }
         // Now and then, so that it costs nothing: what was closed is forgotten.
         if open.len().is_power_of_two() {

@@ -1,7 +1,6 @@
 //! An open object: one version, read through the block cache.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -25,9 +24,6 @@ const FILL_PART: u64 = 8 << 20;
 pub(super) struct Pinned {
     /// Where it is read from.
     pub(super) source: Arc<Source>,
-    /// Set when a newer version was opened at the same path: the kernel has one set of pages for
-    /// both, so that reading on would mix them.
-    pub(super) replaced: AtomicBool,
     /// Who reads it, by whatever handle. Guards it; held for a few comparisons.
     readers: Mutex<Readers>,
 }
@@ -36,7 +32,7 @@ impl Pinned {
     pub(super) fn new(source: Source) -> Self {
         let beginning = Beginning::of(&source.key);
         let readers = Mutex::new(Readers::new(source.version.size, beginning));
-        Self { source: Arc::new(source), replaced: AtomicBool::new(false), readers }
+        Self { source: Arc::new(source), readers }
     }
 
     fn lock_readers(&self) -> MutexGuard<'_, Readers> {
@@ -58,9 +54,6 @@ impl File for BucketFile {
         let end = offset.saturating_add(len as u64).min(self.attr.size);
         if offset >= end {
             return Ok(Bytes::new());
-        }
-        if self.pinned.replaced.load(Ordering::Relaxed) {
-            return Err(self.changed());
         }
         let start = Instant::now();
         let read = self.read(offset..end).await;
