@@ -20,6 +20,7 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{self, BUCKET, Seaweed};
 use crate::tree_contract;
 
+mod patterns;
 mod small;
 mod walks;
 

@@ -16,6 +16,7 @@ mod applications;
 mod daemon;
 mod directories;
 mod files;
+mod memory;
 mod names;
 mod passthrough;
 mod session;
