@@ -342,12 +342,12 @@ async fn readers_of_one_block_make_one_request() {
 async fn an_open_file_is_one_version() {
     let server = Seaweed::start().await;
     let store = server.store("").await;
-    put(&store, "a", noise(3 * MIB)).await;
+    put(&store, "a", noise(12 * MIB)).await;
     let tree = tree(store.clone());
     let old = open(&tree, "a").await;
     old.read_at(0, 10).await.unwrap();
-    put(&store, "a", vec![7; 3 << 20]).await;
-    let error = old.read_at(2 * MIB, 10).await.unwrap_err();
+    put(&store, "a", vec![7; 12 << 20]).await;
+    let error = old.read_at(10 * MIB, 10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StaleHandle, "{error:?}");
     // That was noticed: the next open is of the new version, and the old one stays what it was.
     let new = open(&tree, "a").await;
