@@ -2,6 +2,7 @@
 
 pub(crate) mod generated;
 pub(crate) mod home;
+pub(crate) mod moto;
 pub(crate) mod mounted;
 pub(crate) mod paged;
 pub(crate) mod place;

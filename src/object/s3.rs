@@ -18,7 +18,7 @@ use self::failure::Subject;
 use self::hedge::{Budget, Usual};
 use self::pace::{Pace, Urgency};
 use super::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 
 mod call;
@@ -183,6 +183,10 @@ impl ObjectStore for S3Store {
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         let whole_key = self.whole_key(key);
         let subject = self.subject(Some(&whole_key), "s3:GetObject");
+        // No object has an empty key, but one may have the key that is the prefix.
+        if whole_key.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, "an empty key is no object's"));
+        }
         let output = self
             .request(subject, Some(&self.shared.usual.head), |client| {
                 client.head_object().bucket(self.bucket()).key(&whole_key).send()

@@ -177,9 +177,6 @@ impl Shared {
     }
 
     async fn ask_for_object(&self, place: &Place) -> Result<Option<Node>> {
-        if place.key.is_empty() {
-            return Ok(None);
-        }
         match self.store.head(&place.key).await {
             Ok(meta) if place.may_be_marker() && meta.size == 0 => Ok(None),
             Ok(meta) => {
