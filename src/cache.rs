@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use self::disk::DiskCache;
 use self::fill::Runs;
 use self::memory::{Found, Memory};
 use self::piece::Piece;
@@ -19,6 +20,7 @@ use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::object::{ETag, ObjectStore};
 
+mod below;
 mod budget;
 pub mod disk;
 mod fill;
@@ -52,6 +54,8 @@ struct Shared {
     capacity: u64,
     block_size: NonZeroU64,
     metrics: Arc<Metrics>,
+    /// Where blocks are kept besides memory.
+    disk: Option<DiskCache>,
     /// Held for a few map operations, never while waiting.
     memory: Mutex<Memory>,
 }
@@ -143,8 +147,22 @@ impl BlockCache {
 
     /// Makes a cache of at most `capacity` bytes, in blocks of `block_size` bytes.
     pub fn with_block_size(capacity: u64, block_size: NonZeroU64, metrics: Arc<Metrics>) -> Self {
+        Self::made(capacity, block_size, None, metrics)
+    }
+
+    /// Makes a cache of at most `capacity` bytes in memory, over what is kept on disk.
+    pub fn over(disk: Option<DiskCache>, capacity: u64, metrics: Arc<Metrics>) -> Self {
+        Self::made(capacity, BLOCK_SIZE, disk, metrics)
+    }
+
+    fn made(
+        capacity: u64,
+        block_size: NonZeroU64,
+        disk: Option<DiskCache>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let memory = Mutex::new(Memory::new(capacity));
-        Self { shared: Arc::new(Shared { capacity, block_size, metrics, memory }) }
+        Self { shared: Arc::new(Shared { capacity, block_size, metrics, disk, memory }) }
     }
 
     /// The size of a block in bytes; only the last block of an object is shorter.
@@ -170,13 +188,15 @@ impl BlockCache {
 
     /// Whether all of an object of `size` bytes may stay, and leaves room for others.
     pub fn fits(&self, size: u64) -> bool {
-        size <= self.shared.capacity / 2
+        let on_disk = || self.shared.disk.as_ref().is_some_and(|disk| disk.fits(size));
+        size <= self.shared.capacity / 2 || on_disk()
     }
 
-    /// The bytes of a version, if they are there; they are copied only where they lie in several
-    /// buffers.
+    /// The bytes of a version, if they are there or on disk; in memory they are copied only where
+    /// they lie in several buffers.
     pub fn find(&self, version: &Arc<ObjectVersion>, bytes: &Range<u64>) -> Option<Bytes> {
-        let (first, more) = self.shared.lock().find(version, bytes)?;
+        let found = self.shared.lock().find(version, bytes);
+        let Some((first, more)) = found else { return self.shared.find_below(version, bytes) };
         self.shared.metrics.memory_hits.add(self.shared.blocks(bytes));
         Some(if more.is_empty() { first } else { join(bytes, first, more) })
     }
@@ -197,11 +217,12 @@ impl BlockCache {
         let size = source.version.size;
         let read = read.start.min(size)..read.end.min(size);
         let wide = self.shared.widen(&read, size);
+        let ahead = self.shared.missing_below(&source.version, ahead);
         let mut reached = Vec::new();
         let found = {
             let mut memory = self.shared.lock();
             let found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE, true);
-            for range in ahead {
+            for range in &ahead {
                 let end = range.end.min(range.start.saturating_add(memory.room_ahead()));
                 let range = self.shared.widen(&(range.start..end), size);
                 reached.push(memory.enter(&source.version, range, LONGEST_PIECE, false));

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, GlobalArgs};
 use crate::error::{IoContext, Result};
 
+pub mod cache;
 pub mod checkpoint;
 pub mod community;
 pub mod completions;
@@ -71,6 +72,8 @@ enum Command {
     Resources(resources::Resources),
     Run(run::Run),
     Env(env::Env),
+    #[command(subcommand)]
+    Cache(cache::Cache),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     Status(status::Status),
@@ -119,6 +122,7 @@ impl Command {
             Self::Resources(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
             Self::Env(command) => command.run(context).await,
+            Self::Cache(command) => command.run(context),
             Self::Mount(command) => command.run(context).await,
             Self::Unmount(command) => command.run(context).await,
             Self::Status(command) => command.run(context).await,

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use zeroize::Zeroizing;
 
+use crate::cache::disk::DiskCache;
 use crate::cache::{self, BlockCache};
 use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
 use crate::chunk::Packs;
-use crate::config::{Config, Serving, ServingArgs};
+use crate::config::{CacheSize, Config, Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::object::PutMode;
@@ -44,7 +45,7 @@ impl Workspace {
     /// `NotFound` when there is none yet; `PermissionDenied` when it is somebody else's.
     pub async fn open(config: &Config) -> Result<Self> {
         let serving = Serving::resolve(&ServingArgs::default(), &config.cache)?;
-        Self::open_to_serve(config, &serving).await
+        Self::open_over(config, &serving, |_| None).await
     }
 
     /// Opens the home to read from it as `serving` says.
@@ -52,10 +53,19 @@ impl Workspace {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub async fn open_to_serve(config: &Config, serving: &Serving) -> Result<Self> {
+        Self::open_over(config, serving, |metrics| open_disk_cache(serving, metrics)).await
+    }
+
+    async fn open_over(
+        config: &Config,
+        serving: &Serving,
+        disk: impl FnOnce(Arc<Metrics>) -> Option<DiskCache>,
+    ) -> Result<Self> {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
         let metrics = Arc::<Metrics>::default();
-        let blocks = Arc::new(BlockCache::new(cache::affordable(serving.memory), metrics.clone()));
+        let memory = cache::affordable(serving.memory);
+        let blocks = Arc::new(BlockCache::over(disk(metrics.clone()), memory, metrics.clone()));
         let (config, serving) = (config.clone(), serving.clone());
         Ok(Self { config, catalog, packs, serving, blocks, metrics })
     }
@@ -187,7 +197,7 @@ impl Workspace {
         Arc::new(move |resource, _| {
             let workspace = workspace.clone();
             async move {
-                let Resource { id, project, spec, .. } = resource;
+                let Resource { project, spec, .. } = resource;
                 let connection = Connection::from_spec(&spec)?;
                 let owner = workspace.catalog.project_by_id(&project).await?;
                 let limits = Limits::within(workspace.serving.deadline);
@@ -198,12 +208,23 @@ impl Workspace {
                     Error::new(ErrorKind::PermissionDenied, message).with_source(error)
                 })?;
                 let (blocks, ttl) = (workspace.blocks.clone(), workspace.serving.metadata_ttl);
-                let tree = BucketTree::new(Arc::new(store), blocks, id.as_str(), ttl);
+                let address = store.address();
+                let tree = BucketTree::new(Arc::new(store), blocks, address, ttl);
                 Ok(Arc::new(tree) as Arc<dyn Tree>)
             }
             .boxed()
         })
     }
+}
+
+/// The blocks on disk, unless none are wanted or none can be kept: a mount works without them.
+fn open_disk_cache(serving: &Serving, metrics: Arc<Metrics>) -> Option<DiskCache> {
+    if matches!(serving.cache_size, CacheSize::Bytes(0) | CacheSize::Percent(0)) {
+        return None;
+    }
+    DiskCache::open(&serving.cache_dir, serving.cache_size, metrics)
+        .inspect_err(|error| tracing::warn!("nothing is kept on disk: {error:?}"))
+        .ok()
 }
 
 /// The key of the copy of a version's record.

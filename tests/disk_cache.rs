@@ -19,6 +19,8 @@ use atelier::object::ETag;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+mod mounted;
+
 const MIB: u64 = 1 << 20;
 
 fn cache(dir: &Path) -> DiskCache {

@@ -140,6 +140,13 @@ impl DiskCache {
         missing
     }
 
+    /// Has the kernel read `bytes` of a version from the disk before they are asked for.
+    pub fn read_ahead(&self, version: &Arc<ObjectVersion>, bytes: Range<u64>) {
+        if let Some(stored) = self.shared.find(version) {
+            stored.read_ahead(&bytes);
+        }
+    }
+
     /// Keeps `bytes` of a version, which begin at a multiple of [`GRANULE`], if there is time and
     /// room for it. Never waits.
     pub fn offer(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Bytes) {
@@ -159,7 +166,8 @@ impl DiskCache {
     /// There is none of a small object. The file is only ever read, and is whole for as long as it
     /// is open, also when the cache has dropped it.
     pub fn complete(&self, version: &Arc<ObjectVersion>) -> Option<Arc<File>> {
-        self.shared.find(version)?.complete()
+        let is_large = version.size > layout::LARGEST_IN_ONE_FILE;
+        is_large.then(|| self.shared.find(version))??.complete()
     }
 
     /// Waits until what was offered is written.

@@ -69,6 +69,7 @@ impl Run {
 
     /// Fetches the run.
     pub(super) async fn fetch(mut self) {
+        self.fill_from_below();
         let (Some(first), Some(end)) = (self.pieces.front(), self.end()) else { return };
         let bytes = first.bytes.start..end;
         let Source { store, key, version } = &*self.source.clone();
@@ -96,8 +97,19 @@ impl Run {
             buffer.extend_from_slice(&chunk[..part]);
             chunk.advance(part);
             if buffer.len() == len {
-                self.fill_first(std::mem::take(buffer).freeze());
+                let bytes = std::mem::take(buffer).freeze();
+                self.shared.keep_below(&self.source.version, piece.bytes.start, &bytes);
+                self.fill_first(bytes);
             }
+        }
+    }
+
+    /// Fills what the disk has of the pieces that come first.
+    fn fill_from_below(&mut self) {
+        while let Some(piece) = self.pieces.front()
+            && let Some(bytes) = self.shared.find_below(&self.source.version, &piece.bytes)
+        {
+            self.fill_first(bytes);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::ObjectVersion;
+use super::disk::GRANULE;
 use super::order::{Order, Place};
 use super::piece::Piece;
 
@@ -150,7 +151,8 @@ impl Memory {
             let mut missing = Vec::new();
             let mut start = gap.start;
             while start < gap.end {
-                let odd = (bytes.end - start) % longest;
+                // Also before an end that isn't a block's: what is kept on disk are whole blocks.
+                let odd = (bytes.end.next_multiple_of(GRANULE) - start) % longest;
                 let len = if odd == 0 { longest } else { odd };
                 let piece = Arc::new(Piece::new(start..(start + len).min(gap.end)));
                 start = piece.bytes.end;

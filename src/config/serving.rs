@@ -162,7 +162,7 @@ impl fmt::Display for CacheSize {
     }
 }
 
-/// A time that something lasts, as `60s`, `500ms` or `1m 30s`; a plain number is seconds.
+/// A time that something lasts, as `60s`, `500ms`, `1m 30s` or `7d`; a plain number is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -170,9 +170,11 @@ impl FromStr for Span {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parsed = match text.parse::<u32>() {
-            Ok(seconds) => Some(Duration::from_secs(seconds.into())),
-            Err(_) => text
+        let days = text.strip_suffix('d').and_then(|days| days.trim_end().parse::<u32>().ok());
+        let parsed = match (text.parse::<u32>(), days) {
+            (Ok(seconds), _) => Some(Duration::from_secs(seconds.into())),
+            (_, Some(days)) => Some(Duration::from_hours(24 * u64::from(days))),
+            _ => text
                 .parse::<jiff::SignedDuration>()
                 .ok()
                 .and_then(|signed| Duration::try_from(signed).ok()),
@@ -260,7 +262,8 @@ mod tests {
 
     #[test]
     fn times_are_read_as_they_are_written_everywhere() {
-        let times = [("60", 60_000), ("500ms", 500), ("1m 30s", 90_000), ("0", 0)];
+        let times =
+            [("60", 60_000), ("500ms", 500), ("1m 30s", 90_000), ("0", 0), ("2d", 172_800_000)];
         for (text, millis) in times {
             assert_eq!(
                 text.parse::<Span>().unwrap(),

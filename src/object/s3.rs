@@ -118,6 +118,13 @@ impl S3Store {
         &self.shared.connection
     }
 
+    /// What the address of each object begins with, whoever asks for it by whatever connection.
+    pub fn address(&self) -> String {
+        let Connection { bucket, prefix, endpoint, .. } = &self.shared.connection;
+        let service = endpoint.as_deref().unwrap_or("https://s3.amazonaws.com");
+        format!("{service}/{bucket}/{prefix}")
+    }
+
     fn client(&self) -> Client {
         self.shared.client.now()
     }

@@ -1,7 +1,7 @@
 //! A bucket as a directory tree: keys are cut at their slashes, objects are files.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -65,8 +65,8 @@ struct Shared {
 impl BucketTree {
     /// Makes a tree of all objects of `store`.
     ///
-    /// `source` names the store among all that share `cache`: trees of the same name see each
-    /// other's blocks. Listings and attributes are believed for `ttl`.
+    /// `source` is where the store is, so that with a key behind it, it names one object of all that
+    /// share `cache`: trees of the same source see each other's blocks. Listings and attributes are believed for `ttl`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         cache: Arc<BlockCache>,
@@ -112,7 +112,8 @@ impl Tree for BucketTree {
         let pinned = self.shared.pin(path, source.ok_or_else(|| not_found(path))?);
         self.shared.note_open(path, &pinned.source);
         let attr = self.shared.attr(&node, ttl);
-        let file = BucketFile { shared: self.shared.clone(), path: path.clone(), attr, pinned };
+        let (shared, path, local) = (self.shared.clone(), path.clone(), OnceLock::new());
+        let file = BucketFile { shared, path, attr, pinned, local };
         file.begin();
         Ok(Arc::new(file))
     }
@@ -183,7 +184,7 @@ impl Shared {
     /// Where an object is read from; `None` for a directory.
     fn source(&self, place: &Place, node: &Node) -> Option<Source> {
         let Node::File { size, etag, .. } = node else { return None };
-        let object = format!("{}\0{}", self.source, place.key).into();
+        let object = format!("{}{}", self.source, place.key).into();
         let version = Arc::new(ObjectVersion { object, etag: etag.clone(), size: *size });
         Some(Source { store: self.store.clone(), key: place.key.as_str().into(), version })
     }

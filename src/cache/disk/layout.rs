@@ -15,7 +15,7 @@ pub const GRANULE: u64 = 16 << 10;
 
 /// Objects up to this size keep their tail in the file of their bytes: a second file would cost
 /// as much as the first. Larger ones have a file of nothing but bytes, for the kernel to read.
-const LARGEST_IN_ONE_FILE: u64 = 256 << 10;
+pub(super) const LARGEST_IN_ONE_FILE: u64 = 256 << 10;
 
 /// What the name of the file that holds the tail of a larger object ends in.
 pub(super) const TAIL_SUFFIX: &str = ".tail";

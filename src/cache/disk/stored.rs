@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -11,12 +12,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::layout::{ENTRY, Entry, GRANULE, Layout, shelf_path};
 
 /// How old the time of the last use may be on disk: a newer one would be written at each use.
 const RECENT: Duration = Duration::from_mins(1);
+
+/// The most that the kernel is asked to read ahead at once: it takes time to ask.
+const LONGEST_AHEAD: u64 = 4 << 20;
 
 /// The open files of one version of an object.
 #[derive(Debug)]
@@ -134,6 +138,13 @@ impl Stored {
         }
         self.read_run(granules.end, &mut run, bytes, &mut read)?;
         Ok(read)
+    }
+
+    /// Has the kernel read `bytes` before they are asked for.
+    pub(super) fn read_ahead(&self, bytes: &Range<u64>) {
+        let len = bytes.end.saturating_sub(bytes.start).min(LONGEST_AHEAD);
+        // It is only advice: where it isn't taken, reading takes longer.
+        let _ = fadvise(&*self.data, bytes.start, NonZeroU64::new(len), Advice::WillNeed);
     }
 
     /// Which granules of a run are there.

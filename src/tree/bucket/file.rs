@@ -1,7 +1,8 @@
 //! An open object: one version, read through the block cache.
 
+use std::fs;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -46,6 +47,8 @@ pub(super) struct BucketFile {
     pub(super) path: TreePath,
     pub(super) attr: Attr,
     pub(super) pinned: Arc<Pinned>,
+    /// The file of all of its bytes, if there was one when it was first asked for.
+    pub(super) local: OnceLock<Option<Arc<fs::File>>>,
 }
 
 #[async_trait]
@@ -72,6 +75,11 @@ impl File for BucketFile {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn local(&self) -> Option<&fs::File> {
+        let complete = || self.shared.cache.complete(&self.pinned.source.version);
+        self.local.get_or_init(complete).as_deref()
     }
 
     async fn stat(&self) -> Result<Attr> {
@@ -135,9 +143,11 @@ async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
     let fetches = stream::iter(parts).map(|start| {
         let (cache, pinned) = (&cache, &pinned);
         async move {
-            if let Some(pinned) = pinned.upgrade() {
-                let wanted =
-                    cache.request(&pinned.source, start..start + FILL_PART, &[], FILL_PART);
+            let part = start..start + FILL_PART;
+            if let Some(pinned) = pinned.upgrade()
+                && !cache.is_below(&pinned.source.version, part.clone())
+            {
+                let wanted = cache.request(&pinned.source, part, &[], FILL_PART);
                 drop(pinned);
                 wanted.settled().await;
             }
