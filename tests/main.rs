@@ -11,6 +11,7 @@ mod cli;
 mod crash;
 mod dataset;
 mod disk_cache;
+mod faults;
 mod floors;
 mod libraries;
 mod mount;

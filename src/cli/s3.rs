@@ -9,7 +9,7 @@ use super::shield::Shield;
 use super::{Context, table};
 use crate::catalog::{Kind, NewResource, Project, Shown};
 use crate::error::{Error, ErrorKind, Result};
-use crate::object::s3::{Connection, KeyReference, Limits, SecretReference};
+use crate::object::s3::{Connection, Diagnosis, KeyReference, Limits, Reading, SecretReference};
 use crate::workspace::Workspace;
 
 /// Connect S3 buckets to your project
@@ -20,7 +20,9 @@ pub enum S3 {
     /// Without --key-id, whatever the AWS tools would use is used where the project is mounted:
     /// environment, profile, SSO, or the role of the instance.
     Connect(Connect),
-    /// Try a connection, and say what is wrong with it
+    /// Try a connection: how fast it is, or what is wrong with it
+    ///
+    /// A few keys are listed and a byte of one object is read.
     Test(Named),
     /// List the connections of your project
     List,
@@ -156,6 +158,44 @@ impl table::Row for Details {
     }
 }
 
+/// How trying a connection went.
+#[derive(Serialize)]
+struct Tried {
+    name: String,
+    connection: String,
+    service: String,
+    works: bool,
+    #[serde(flatten)]
+    found: Option<Diagnosis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Tried {
+    fn new(name: String, connection: &Connection, outcome: &Result<Diagnosis>) -> Self {
+        let error = outcome.as_ref().err();
+        Self {
+            name,
+            connection: connection.to_string(),
+            service: connection.service().to_owned(),
+            works: outcome.is_ok(),
+            found: outcome.as_ref().ok().cloned(),
+            error: error.map(ToString::to_string),
+            hint: error.and_then(Error::hint).map(str::to_owned),
+        }
+    }
+}
+
+impl table::Row for Tried {
+    const HEADER: &'static [&'static str] = &["NAME", "WORKS", "ERROR"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), yes(self.works), self.error.clone().unwrap_or_default()]
+    }
+}
+
 impl S3 {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
@@ -197,7 +237,7 @@ impl Connect {
         }
         .checked()?;
         if !self.no_test {
-            probe(&workspace, &project, connection.clone()).await.map_err(|error| {
+            diagnose(&workspace, &project, connection.clone()).await.map_err(|error| {
                 let hint = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
                 error.with_hint(format!("{hint}--no-test connects without trying"))
             })?;
@@ -226,13 +266,33 @@ impl Named {
         } else {
             project
         };
-        probe(&workspace, &owner, connection.clone()).await?;
-        if !shown.active {
-            let message = format!("{} works, but {} is inactive", connection, self.name);
-            return Err(Error::new(ErrorKind::PermissionDenied, message)
-                .with_hint(format!("`atelier s3 activate {}` shows it", self.name)));
+        let outcome = diagnose(&workspace, &owner, connection.clone()).await.and_then(|found| {
+            if shown.active {
+                return Ok(found);
+            }
+            let message = format!("{connection} works, but {} is inactive", self.name);
+            Err(Error::new(ErrorKind::PermissionDenied, message)
+                .with_hint(format!("`atelier s3 activate {}` shows it", self.name)))
+        });
+        table::made(&Tried::new(self.name.clone(), &connection, &outcome), context.json)?;
+        let Diagnosis { list_millis, read } = outcome?;
+        let name = &self.name;
+        table::say(format!("{name} works: {connection} at {}", connection.service()));
+        table::say(format!("it lists in {list_millis} ms"));
+        let Some(Reading { key, first_byte_millis, ranges, if_match }) = read else {
+            table::say("it holds no object to read yet");
+            return Ok(());
+        };
+        table::say(format!("it reads: the first byte of {key} comes after {first_byte_millis} ms"));
+        if !ranges {
+            table::say("warning: it can't read parts of objects, only their start");
         }
-        table::say(format!("{} works: {connection} at {}", self.name, connection.service()));
+        if !if_match {
+            table::say(
+                "warning: it ignores If-Match, so an open file is one version only as long as \
+                 each answer names its version",
+            );
+        }
         Ok(())
     }
 
@@ -297,8 +357,12 @@ async fn list(context: &Context) -> Result<()> {
 }
 
 /// Tries a connection with the key it names, which the project `owner` keeps.
-async fn probe(workspace: &Workspace, owner: &Project, connection: Connection) -> Result<()> {
-    workspace.bucket(owner, connection, Limits::interactive()).await?.probe().await
+async fn diagnose(
+    workspace: &Workspace,
+    owner: &Project,
+    connection: Connection,
+) -> Result<Diagnosis> {
+    workspace.bucket(owner, connection, Limits::interactive()).await?.diagnose().await
 }
 
 fn key(connection: &Connection) -> String {

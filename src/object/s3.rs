@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 mod call;
 mod client;
 mod connection;
+mod diagnosis;
 mod download;
 mod failure;
 mod hedge;
@@ -34,6 +35,7 @@ mod retry;
 mod upload;
 
 pub use connection::{Connection, Credentials, KeyReference, Limits, SecretReference};
+pub use diagnosis::{Diagnosis, Reading};
 
 /// The part of a bucket below a prefix. Clones share their connections.
 ///
@@ -55,6 +57,8 @@ struct Shared {
     hedges: Budget,
     /// Whether the service has ever answered.
     reached: AtomicBool,
+    /// When a failure was last logged. Guards a time.
+    told: Mutex<Option<Instant>>,
 }
 
 /// How long answers take, by their kind.
@@ -100,6 +104,7 @@ impl S3Store {
             usual,
             hedges: Budget::new(),
             reached: AtomicBool::new(false),
+            told: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), urgency: Urgency::Waiting })
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What happens to a request instead of its answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
     /// The server isn't asked; this status comes, without a body.
     Status(u16),
@@ -21,6 +21,20 @@ pub(crate) enum Fault {
     Stall(usize),
     /// The answer comes later.
     Delay(Duration),
+    /// The body stops for a while after so many bytes, and then goes on.
+    Pause(usize, Duration),
+    /// The body comes byte by byte for so many bytes.
+    Trickle(usize),
+    /// The server isn't asked; this is the whole answer, head and body.
+    Answer(&'static str),
+    /// A header of the answer has this value instead, or is gone if it is empty.
+    Header(&'static str, &'static str),
+    /// The body's length is told in chunks instead of ahead.
+    Chunked,
+    /// The answer says that its body is so many bytes longer than it is, or shorter.
+    Claim(i64),
+    /// The end of the body is missing, and the head says nothing of it.
+    Cut(usize),
 }
 
 /// A running proxy.
@@ -39,7 +53,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    faults: VecDeque<Fault>,
+    /// The next faults, each for requests whose first line holds the text.
+    faults: VecDeque<(&'static str, Fault)>,
+    /// The heads of the requests.
     requests: Vec<String>,
     /// The clients' connections that are open, by their ports.
     open: HashMap<u16, TcpStream>,
@@ -76,7 +92,12 @@ impl Proxy {
 
     /// Makes the next `times` requests fail.
     pub(crate) fn fail(&self, times: usize, fault: Fault) {
-        self.shared.lock().faults.extend(std::iter::repeat_n(fault, times));
+        self.fail_those("", times, fault);
+    }
+
+    /// Makes the next `times` requests fail whose first line holds `text`.
+    pub(crate) fn fail_those(&self, text: &'static str, times: usize, fault: Fault) {
+        self.shared.lock().faults.extend(std::iter::repeat_n((text, fault), times));
     }
 
     /// Breaks all connections and takes no more, as a server does that is stopped.
@@ -95,6 +116,11 @@ impl Proxy {
 
     /// The requests since the last call, as `METHOD /path?query RANGE`.
     pub(crate) fn requests(&self) -> Vec<String> {
+        self.heads().iter().map(|head| summary(head)).collect()
+    }
+
+    /// The heads of the requests since the last call.
+    pub(crate) fn heads(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.lock().requests)
     }
 }
@@ -131,8 +157,10 @@ impl Shared {
         let (head, body) = read_message(client)?;
         let fault = {
             let mut state = self.lock();
-            state.requests.push(summary(&head));
-            state.faults.pop_front()
+            state.requests.push(head.clone());
+            let line = head.lines().next().unwrap_or_default();
+            let next = state.faults.iter().position(|(text, _)| line.contains(text));
+            next.and_then(|next| state.faults.remove(next)).map(|(_, fault)| fault)
         };
         match fault {
             Some(Fault::Status(status)) => {
@@ -141,23 +169,57 @@ impl Shared {
                 );
                 return client.write_all(answer.as_bytes());
             }
+            Some(Fault::Answer(answer)) => return client.write_all(answer.as_bytes()),
             Some(Fault::Delay(delay)) => std::thread::sleep(delay),
             _ => {}
         }
         let (head, body) = self.ask(&head, &body)?;
-        client.write_all(head.as_bytes())?;
+        let cut = |len: usize| len.min(body.len());
         match fault {
-            Some(Fault::Truncate(len)) => client.write_all(&body[..len.min(body.len())]),
+            Some(Fault::Truncate(len)) => answer(client, &head, &body[..cut(len)]),
             Some(Fault::Reset(len)) => {
-                client.write_all(&body[..len.min(body.len())])?;
+                answer(client, &head, &body[..cut(len)])?;
                 reset(client)
             }
             Some(Fault::Stall(len)) => {
-                client.write_all(&body[..len.min(body.len())])?;
+                answer(client, &head, &body[..cut(len)])?;
                 // Until the client has had enough.
                 client.read(&mut [0]).map(|_| ())
             }
-            _ => client.write_all(&body),
+            Some(Fault::Pause(len, pause)) => {
+                answer(client, &head, &body[..cut(len)])?;
+                std::thread::sleep(pause);
+                client.write_all(&body[cut(len)..])
+            }
+            Some(Fault::Trickle(len)) => {
+                client.set_nodelay(true)?;
+                answer(client, &head, b"")?;
+                for byte in body[..cut(len)].chunks(1) {
+                    client.write_all(byte)?;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                client.write_all(&body[cut(len)..])
+            }
+            Some(Fault::Header(name, value)) => answer(client, &with(&head, name, value), &body),
+            Some(Fault::Chunked) => {
+                let head = with(&with(&head, "content-length", ""), "transfer-encoding", "chunked");
+                answer(client, &head, b"")?;
+                for chunk in body.chunks(100_000) {
+                    client.write_all(format!("{:x}\r\n", chunk.len()).as_bytes())?;
+                    client.write_all(chunk)?;
+                    client.write_all(b"\r\n")?;
+                }
+                client.write_all(b"0\r\n\r\n")
+            }
+            Some(Fault::Claim(more)) => {
+                let len = (body.len() as u64).saturating_add_signed(more);
+                answer(client, &with(&head, "content-length", &len.to_string()), &body)
+            }
+            Some(Fault::Cut(len)) => {
+                let body = &body[..body.len().saturating_sub(len)];
+                answer(client, &with(&head, "content-length", &body.len().to_string()), body)
+            }
+            _ => answer(client, &head, &body),
         }
     }
 
@@ -175,6 +237,19 @@ impl Shared {
         let head = String::from_utf8_lossy(&answer[..end]).into_owned();
         Ok((head, answer.split_off(end)))
     }
+}
+
+fn answer(mut client: &TcpStream, head: &str, body: &[u8]) -> io::Result<()> {
+    client.write_all(head.as_bytes())?;
+    client.write_all(body)
+}
+
+/// The head with another value of a header, or without it if that is empty.
+fn with(head: &str, name: &str, value: &str) -> String {
+    let kept = head.lines().filter(|line| !line.is_empty() && !is(line, name));
+    let added = (!value.is_empty()).then(|| format!("{name}: {value}"));
+    let lines: Vec<_> = kept.map(str::to_owned).chain(added).collect();
+    format!("{}\r\n\r\n", lines.join("\r\n"))
 }
 
 fn reset(stream: &TcpStream) -> io::Result<()> {

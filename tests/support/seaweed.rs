@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use atelier::metrics::Metrics;
 use atelier::object::s3::{Connection, Credentials, Limits, S3Store};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -57,6 +59,20 @@ impl Seaweed {
         store_at(self.endpoint(), prefix, limits()).await
     }
 
+    /// Stops the server where it is: its connections stay open and nothing comes.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process_group(Pid::from_child(&self.guard), signal).unwrap();
+    }
+
     async fn try_start() -> Option<Self> {
         let data = tempfile::tempdir().unwrap();
         let ports = free_ports(10);
@@ -76,13 +92,23 @@ impl Seaweed {
 
 /// A connection to [`BUCKET`] below `prefix`, by way of `endpoint`.
 pub(crate) async fn store_at(endpoint: String, prefix: &str, limits: Limits) -> S3Store {
+    counted_store_at(endpoint, prefix, limits, Arc::default()).await
+}
+
+/// One that counts what it does.
+pub(crate) async fn counted_store_at(
+    endpoint: String,
+    prefix: &str,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+) -> S3Store {
     let connection = Connection {
         endpoint: Some(endpoint),
         region: Some("us-east-1".to_owned()),
         prefix: prefix.to_owned(),
         ..Connection::new(BUCKET)
     };
-    S3Store::connect(connection, credentials(), limits, Arc::default()).await.unwrap()
+    S3Store::connect(connection, credentials(), limits, metrics).await.unwrap()
 }
 
 /// The key that may do everything.
@@ -156,6 +182,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 impl Drop for Seaweed {
     fn drop(&mut self) {
+        self.thaw();
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }

@@ -1,7 +1,9 @@
 //! How one call goes: its place among the requests, its attempts, and what is put right between.
 
 use std::error::Error as StdError;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -14,7 +16,10 @@ use super::failure::{Correction, Failure, Retry, Subject};
 use super::hedge::{Usual, race};
 use super::pace::Turn;
 use super::retry::Patience;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Failures are logged no more often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl S3Store {
     /// Sends what `send` makes of the current client until there is an answer. Where it is
@@ -110,6 +115,7 @@ impl S3Store {
             // That something is absent or has changed is an answer.
             if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle) {
                 shared.metrics.failures.add(1);
+                self.tell(error);
             }
         })?;
         // A connection that was closed while it was idle isn't the server's failure.
@@ -125,5 +131,15 @@ impl S3Store {
         };
         renewed.await;
         Ok(())
+    }
+
+    /// Logs a failure, unless one was logged a moment ago: one outage fails many calls.
+    fn tell(&self, error: &Error) {
+        let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|when| when.elapsed() < TELL_EVERY) {
+            return;
+        }
+        *told = Some(std::time::Instant::now());
+        tracing::warn!(?error, hint = error.hint(), "{} fails", self.shared.connection);
     }
 }

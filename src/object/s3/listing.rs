@@ -1,5 +1,8 @@
 //! Listings: pages of keys, decoded and cut to what was asked for.
 
+use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::{EncodingType, Object};
 
 use super::{Depth, ListPage, ObjectMeta, S3Store, etag, keys, length, time};
@@ -26,6 +29,8 @@ impl S3Store {
                     .encoding_type(EncodingType::Url)
                     .set_max_keys(most)
                     .set_continuation_token(token.clone())
+                    .customize()
+                    .interceptor(WholeDocument)
                     .send()
             })
             .await?;
@@ -50,6 +55,35 @@ impl S3Store {
     }
 }
 
+/// Refuses a listing that was cut short: the SDK takes the end of the bytes for the end of the
+/// document, and what is missing would look absent.
+#[derive(Debug)]
+struct WholeDocument;
+
+impl Intercept for WholeDocument {
+    fn name(&self) -> &'static str {
+        "WholeDocument"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        let whole = response.body().bytes().is_none_or(ends_as_listing);
+        if whole || !response.status().is_success() {
+            return Ok(());
+        }
+        Err("the listing is cut short".into())
+    }
+}
+
+fn ends_as_listing(document: &[u8]) -> bool {
+    document.trim_ascii_end().ends_with(b"ListBucketResult>")
+}
+
 fn meta(object: Object, below: &str, encoded: bool) -> Option<ObjectMeta> {
     let key = relative(&object.key?, below, encoded)?;
     let size = length(object.size);
@@ -65,4 +99,16 @@ fn relative(listed: &str, below: &str, encoded: bool) -> Option<String> {
         tracing::warn!(key = listed, "a key that is no UTF-8 is left out");
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_that_is_cut_short_is_seen() {
+        assert!(ends_as_listing(b"<ListBucketResult><Key>a</Key></ListBucketResult>\n"));
+        assert!(!ends_as_listing(b"<ListBucketResult><Key>a</Key>"));
+        assert!(!ends_as_listing(b""));
+    }
 }
