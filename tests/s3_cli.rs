@@ -1,6 +1,10 @@
 //! `atelier s3` against a real server.
 
+use atelier::object::{ObjectStore as _, PutMode};
+use bytes::Bytes;
+
 use crate::support::home::Home;
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{BUCKET, KEY_ID, SECRET, Seaweed};
 
 const CONNECT: &[&str] = &["s3", "connect", "photos", "--bucket", BUCKET, "--region", "us-east-1"];
@@ -109,4 +113,82 @@ async fn what_is_wrong_is_named_in_one_line_with_a_hint() {
     let said = home.fails(["s3", "show", "y"]);
     assert!(said.contains("s3 y of lab/cats/tabby"), "{said}");
     assert_eq!(home.run(["s3", "connect", "z", "--bucket", "cats", "--key-id", "A"]).code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_tried_tells_how_it_does() {
+    let server = Seaweed::start().await;
+    let proxy = Proxy::start(server.port());
+    let endpoint = proxy.endpoint();
+    let home = home_with_secret();
+    let key = ["--key-id", KEY_ID, "--secret-ref", "project/AWS_SECRET_ACCESS_KEY"];
+    home.ok(with(&with(CONNECT, &["--endpoint", &endpoint]), &key));
+    let tried = home.json(["s3", "test", "photos"]);
+    assert_eq!((&tried["works"], tried.get("read")), (&true.into(), None), "{tried}");
+
+    let bytes = Bytes::from(vec![7; 1000]);
+    server.store("").await.put("a.jpg", bytes, PutMode::Overwrite).await.unwrap();
+    let tried = home.json(["s3", "test", "photos"]);
+    assert_eq!(tried["service"], endpoint);
+    assert_eq!(tried["read"]["key"], "a.jpg");
+    assert_eq!(
+        (&tried["read"]["ranges"], &tried["read"]["if_match"]),
+        (&true.into(), &true.into())
+    );
+    assert!(tried["list_millis"].is_number() && tried["read"]["first_byte_millis"].is_number());
+    let said = home.run(["s3", "test", "photos"]).stderr;
+    assert!(said.contains("photos works: s3://cats/ at http://127.0.0.1"), "{said}");
+    assert!(said.contains("the first byte of a.jpg comes after"), "{said}");
+
+    for (answer, words) in [
+        (
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<html>",
+            "answers, but not as S3 does",
+        ),
+        (
+            "HTTP/1.1 301 Moved\r\nx-amz-bucket-region: eu-west-3\r\ncontent-length: 0\r\n\
+             connection: close\r\n\r\n",
+            "bucket cats is in the region eu-west-3",
+        ),
+        (
+            "HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\nconnection: close\r\n\r\n\
+             <Error><Code>RequestTimeTooSkewed</Code></Error>",
+            "the clock of this machine and that of",
+        ),
+        (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/xml\r\nconnection: close\r\n\r\n\
+             <Error><Code>ExpiredToken</Code></Error>",
+            "have expired",
+        ),
+        ("SSH-2.0-OpenSSH_9.2p1\r\n", "the connection to"),
+    ] {
+        proxy.fail(1000, Fault::Answer(answer));
+        let tried = home.run(["s3", "test", "photos", "--json"]);
+        assert_eq!(tried.code, 1, "{tried:?}");
+        let told: serde_json::Value = serde_json::from_str(&tried.stdout).unwrap();
+        assert_eq!(told["works"], false);
+        assert!(told["error"].as_str().unwrap().contains(words), "{words}: {told}");
+        assert!(told["hint"].is_string(), "{told}");
+        let said = tried.expect_failure();
+        assert!(said.contains(words) && said.contains("\nhint: "), "{words}: {said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+        proxy.resume();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_key_brings_its_token() {
+    let server = Seaweed::start().await;
+    let proxy = Proxy::start(server.port());
+    let endpoint = proxy.endpoint();
+    let home = home_with_secret();
+    home.run_with(b"a-session-token", ["secret", "set", "TOKEN"]).expect_ok();
+    let key = ["--key-id", KEY_ID, "--secret-ref", "project/AWS_SECRET_ACCESS_KEY"];
+    let args = with(&with(CONNECT, &["--endpoint", &endpoint, "--no-test"]), &key);
+    home.ok(with(&args, &["--token-ref", "project/TOKEN"]));
+    assert_eq!(home.json(["s3", "list"])[0]["key"]["token"], "project/TOKEN");
+    // Whatever this server makes of it, the token is sent.
+    home.run(["s3", "test", "photos"]);
+    let heads = proxy.heads();
+    assert!(heads[0].contains("x-amz-security-token: a-session-token"), "{heads:?}");
 }

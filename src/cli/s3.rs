@@ -19,7 +19,7 @@ pub enum S3 {
     ///
     /// Without --key-id, whatever the AWS tools would use is used where the project is mounted:
     /// environment, profile, SSO, or the role of the instance.
-    Connect(Connect),
+    Connect(Box<Connect>),
     /// Try a connection: how fast it is, or what is wrong with it
     ///
     /// A few keys are listed and a byte of one object is read.

@@ -57,6 +57,8 @@ struct Shared {
     hedges: Budget,
     /// Whether the service has ever answered.
     reached: AtomicBool,
+    /// Whether a call waited in vain until its deadline, and nothing was answered since.
+    silent: AtomicBool,
     /// When a failure was last logged. Guards a time.
     told: Mutex<Option<Instant>>,
 }
@@ -104,6 +106,7 @@ impl S3Store {
             usual,
             hedges: Budget::new(),
             reached: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             told: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), urgency: Urgency::Waiting })

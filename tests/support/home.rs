@@ -79,6 +79,7 @@ impl Home {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_CONFIG_FILE", self.path("no-aws-config"))
             .env("AWS_SHARED_CREDENTIALS_FILE", self.path("no-aws-credentials"))
+            .env("NO_PROXY", "127.0.0.1,localhost")
             .stdin(Stdio::null());
         command
     }

@@ -21,6 +21,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Failures are logged no more often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// The share of the deadline that is left to those who come when it has just been waited for in
+/// vain.
+const IMPATIENCE: u32 = 8;
+
 impl S3Store {
     /// Sends what `send` makes of the current client until there is an answer. Where it is
     /// known how long that usually takes, a late answer is asked for again.
@@ -36,7 +40,7 @@ impl S3Store {
         Sent: Future<Output = Result<T, SdkError<E>>> + Send,
     {
         // The kernel asks twice for a name that it knew: together they keep to the deadline.
-        let limits = self.shared.limits;
+        let limits = self.limits();
         let limits = &Limits { deadline: limits.deadline / 2, ..limits };
         let mut patience = Patience::new(limits, subject.name());
         loop {
@@ -61,6 +65,17 @@ impl S3Store {
                 Err(failure) => self.recover(&mut patience, failure).await?,
             }
         }
+    }
+
+    /// How long to wait now. When a call has waited in vain until its deadline, the next have
+    /// little patience, until something is answered: the kernel asks again for what it didn't
+    /// get, and an outage shouldn't cost each of a program's reads a whole deadline.
+    pub(super) fn limits(&self) -> Limits {
+        let limits = self.shared.limits;
+        if self.shared.silent.load(Ordering::Relaxed) {
+            return Limits { deadline: limits.deadline / IMPATIENCE, ..limits };
+        }
+        limits
     }
 
     /// Waits for a place among the requests in flight, and counts a request.
@@ -90,6 +105,7 @@ impl S3Store {
             Ok(_) => {
                 turn.succeeded();
                 self.shared.reached.store(true, Ordering::Relaxed);
+                self.shared.silent.store(false, Ordering::Relaxed);
             }
             Err(failure) if failure.retry == Retry::WhileBusy => {
                 turn.throttled();
@@ -111,7 +127,11 @@ impl S3Store {
     ) -> Result<()> {
         let shared = &self.shared;
         let reached = shared.reached.load(Ordering::Relaxed);
-        let correction = patience.pause_after(failure, reached).await.inspect_err(|error| {
+        let paused = patience.pause_after(failure, reached).await;
+        if patience.ran_out() {
+            shared.silent.store(true, Ordering::Relaxed);
+        }
+        let correction = paused.inspect_err(|error| {
             // That something is absent or has changed is an answer.
             if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle) {
                 shared.metrics.failures.add(1);

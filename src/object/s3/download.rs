@@ -44,8 +44,8 @@ impl<'a> Download<'a> {
 
     /// Reads until everything has gone to `sink`.
     pub(super) async fn run(mut self, sink: Sink<'_>) -> Result<()> {
-        let limits = &self.store.shared.limits;
-        let mut patience = Patience::new(limits, self.subject.name());
+        let limits = self.store.limits();
+        let mut patience = Patience::new(&limits, self.subject.name());
         loop {
             let before = self.missing.start;
             let outcome = patience.attempt(self.attempt(sink)).await;
@@ -108,7 +108,12 @@ impl<'a> Download<'a> {
             .range(range_header(missing))
             .set_if_match(strong);
         let sent = async move {
-            let answer = async { head(request.send().await) };
+            let answer = async {
+                match request.send().await {
+                    Ok(output) => Ok(Head::Bytes(Box::new(output))),
+                    Err(error) => behind(&error).ok_or(error),
+                }
+            };
             subject.answer(answer, store.shared.limits.stall).await
         };
         Flow {
@@ -256,18 +261,11 @@ impl Flow<'_> {
     }
 }
 
-/// What the server said to a request for a range; 416 isn't a failure (RFC 9110, section 15.5.17).
-fn head<E>(
-    answer: Result<GetObjectOutput, SdkError<E, HttpResponse>>,
-) -> Result<Head, SdkError<E, HttpResponse>> {
-    answer.map(|output| Head::Bytes(Box::new(output))).or_else(|error| match error.raw_response() {
-        Some(response) if response.status().as_u16() == 416 => {
-            let total = response.headers().get("content-range");
-            let total = total.and_then(|text| text.strip_prefix("bytes */")?.parse().ok());
-            Ok(Head::Behind(total))
-        }
-        _ => Err(error),
-    })
+/// What it means that a range was refused (RFC 9110, section 15.5.17).
+fn behind<E>(error: &SdkError<E, HttpResponse>) -> Option<Head> {
+    let response = error.raw_response().filter(|response| response.status().as_u16() == 416)?;
+    let total = response.headers().get("content-range");
+    Some(Head::Behind(total.and_then(|text| text.strip_prefix("bytes */")?.parse().ok())))
 }
 
 /// The bytes of a range, without an end where servers couldn't parse it.

@@ -24,6 +24,8 @@ pub(super) struct Patience<'a> {
     since: Instant,
     tried: u32,
     corrected: Vec<Correction>,
+    /// Whether the deadline ended the call.
+    ran_out: bool,
 }
 
 impl<'a> Patience<'a> {
@@ -37,6 +39,7 @@ impl<'a> Patience<'a> {
             since: now,
             tried: 0,
             corrected: Vec::new(),
+            ran_out: false,
         }
     }
 
@@ -50,6 +53,11 @@ impl<'a> Patience<'a> {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::never(self.late(None))),
         }
+    }
+
+    /// Whether the deadline ended the call.
+    pub(super) fn ran_out(&self) -> bool {
+        self.ran_out
     }
 
     /// When the last attempt began.
@@ -108,7 +116,8 @@ impl<'a> Patience<'a> {
         self.tried = 0;
     }
 
-    fn late(&self, last: Option<Error>) -> Error {
+    fn late(&mut self, last: Option<Error>) -> Error {
+        self.ran_out = true;
         let seconds = self.limits.deadline.as_secs_f64();
         let message = format!("{}: no success within {seconds} s", self.what);
         match last {

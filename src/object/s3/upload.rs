@@ -37,9 +37,10 @@ impl S3Store {
                 .set_if_none_match(create.then(|| "*".to_owned()))
                 .body(ByteStream::from(bytes.clone()))
                 .send();
+            let answer = subject.answer(sent, limits.stall);
             let attempt = async {
                 let turn = self.turn().await;
-                self.learn(&turn, subject.answer(sent, limits.stall).await)
+                self.learn(&turn, answer.await)
             };
             match patience.attempt(attempt).await {
                 Ok(PutObjectOutput { e_tag: Some(etag), .. }) => return Ok(ETag(etag)),
