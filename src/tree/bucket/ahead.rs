@@ -122,8 +122,8 @@ impl Readers {
 
 /// Whether `read` goes on where another ended; the kernel may leave out pages that it has.
 fn goes_on(before: &Range<u64>, read: &Range<u64>) -> bool {
-    let gap = (read.end - read.start) / 4;
-    before.start < read.start && read.start <= before.end.saturating_add(gap)
+    let gap = (read.end - read.start) / 8;
+    (before.end..=before.end.saturating_add(gap)).contains(&read.start)
 }
 
 fn remember<T>(readers: &mut Vec<T>, reader: T) {
