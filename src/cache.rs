@@ -233,14 +233,21 @@ impl BlockCache {
             found
         };
         self.count(&found);
-        let mut runs =
-            Runs { shared: &self.shared, source, longest, runs: Vec::new(), parted: false };
+        let mut runs = Runs {
+            shared: &self.shared,
+            source,
+            longest,
+            runs: Vec::new(),
+            parted: false,
+            ahead: false,
+        };
         let mut wanted = Wanted { bytes: read.clone(), pieces: Vec::new(), new: false };
         for found in found {
             wanted.new |= found.is_missing();
             wanted.pieces.push(runs.add(found));
         }
         let only_ahead = read.is_empty();
+        runs.ahead = true;
         for (range, found) in ahead.iter().zip(reached) {
             runs.parted = range.start != read.end;
             for found in found {

@@ -192,3 +192,62 @@ async fn a_temporary_key_brings_its_token() {
     let heads = proxy.heads();
     assert!(heads[0].contains("x-amz-security-token: a-session-token"), "{heads:?}");
 }
+
+/// The host's name is known to the proxy only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_of_the_environment_is_used() {
+    let server = Seaweed::start().await;
+    let proxy = Proxy::start(server.port());
+    let home = home_with_secret();
+    let key = ["--key-id", KEY_ID, "--secret-ref", "project/AWS_SECRET_ACCESS_KEY"];
+    let elsewhere = ["--endpoint", "http://s3.nowhere.invalid", "--path-style"];
+    let args = with(&with(CONNECT, &elsewhere), &key);
+    let said = home.fails(&args);
+    assert!(said.contains("the host of http://s3.nowhere.invalid can't be found"), "{said}");
+    let mut connect = home.command(&args);
+    connect.env("HTTP_PROXY", proxy.endpoint());
+    assert!(connect.status().unwrap().success());
+    assert!(proxy.heads()[0].starts_with("GET http://s3.nowhere.invalid/cats"));
+}
+
+/// A helper gives out a key that has expired by the time it is used.
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_credentials_are_loaded_again_once() {
+    let server = Seaweed::start().await;
+    let proxy = Proxy::start(server.port());
+    let home = Home::with_project();
+    let (helper, config) = (home.path("helper"), home.path("config"));
+    let answer = |id: &str, secret: &str| {
+        let key = serde_json::json!({"Version": 1, "AccessKeyId": id, "SecretAccessKey": secret});
+        format!("echo '{key}'")
+    };
+    let (old, new) = (answer("OLD", "gone"), answer(KEY_ID, SECRET));
+    let profile = format!("[default]\ncredential_process = sh {}\n", helper.display());
+    std::fs::write(&config, profile).unwrap();
+    let expired = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/xml\r\n\
+                   connection: close\r\n\r\n<Error><Code>ExpiredToken</Code></Error>";
+    let endpoint = proxy.endpoint();
+    for (later, words) in [(&*new, None), ("exit 1", Some("the AWS credentials can't be loaded"))] {
+        let script = format!("[ -e used ] && {{ {later}; exit; }}\ntouch used\n{old}\n");
+        std::fs::write(&helper, script).unwrap();
+        let _ = std::fs::remove_file(home.path("used"));
+        proxy.heads();
+        proxy.fail(1, Fault::Answer(expired));
+        let mut connect = home.command(with(CONNECT, &["--endpoint", &endpoint]));
+        let ended = connect.env("AWS_CONFIG_FILE", &config).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        let heads = proxy.heads();
+        assert!(heads[0].contains("Credential=OLD/"), "{heads:?}");
+        match words {
+            None => {
+                assert!(ended.status.success(), "{said}");
+                assert!(heads[1].contains(&format!("Credential={KEY_ID}/")), "{heads:?}");
+                home.ok(["s3", "disconnect", "photos"]);
+            }
+            Some(words) => {
+                assert!(!ended.status.success() && said.contains(words), "{said}");
+                assert!(said.contains("hint: sign in again"), "{said}");
+            }
+        }
+    }
+}

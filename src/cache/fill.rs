@@ -17,6 +17,8 @@ pub(super) struct Run {
     pub(super) source: Arc<Source>,
     /// Those that are still to be filled, in order.
     pub(super) pieces: VecDeque<Arc<Piece>>,
+    /// Whether nobody waits for any of them yet.
+    pub(super) ahead: bool,
 }
 
 /// What is missing, gathered to runs.
@@ -28,6 +30,8 @@ pub(super) struct Runs<'a> {
     pub(super) runs: Vec<Run>,
     /// Whether what comes next begins a run.
     pub(super) parted: bool,
+    /// Whether nobody waits for what comes next.
+    pub(super) ahead: bool,
 }
 
 impl Runs<'_> {
@@ -50,6 +54,7 @@ impl Runs<'_> {
                 shared: self.shared.clone(),
                 source: self.source.clone(),
                 pieces: VecDeque::from([piece.clone()]),
+                ahead: self.ahead,
             }),
         }
         piece
@@ -73,6 +78,8 @@ impl Run {
         let (Some(first), Some(end)) = (self.pieces.front(), self.end()) else { return };
         let bytes = first.bytes.start..end;
         let Source { store, key, version } = &*self.source.clone();
+        let yielding = self.ahead.then(|| store.read_ahead()).flatten();
+        let store = yielding.as_ref().unwrap_or(store);
         let mut buffer = BytesMut::new();
         let mut sink = |chunk| self.take(chunk, &mut buffer);
         let fetched = store.get_into(key, bytes, Some(&version.etag), &mut sink).await;

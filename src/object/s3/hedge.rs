@@ -40,6 +40,8 @@ pub(super) struct Usual {
 #[derive(Debug)]
 struct Generations {
     young: Histogram,
+    /// How many the young one has noted.
+    noted: u64,
     old: Histogram,
     since: Instant,
 }
@@ -48,6 +50,7 @@ impl Usual {
     pub(super) fn new() -> Self {
         let generations = Generations {
             young: Histogram::default(),
+            noted: 0,
             old: Histogram::default(),
             since: Instant::now(),
         };
@@ -57,10 +60,12 @@ impl Usual {
     /// An answer took so long.
     pub(super) fn note(&self, time: Duration) {
         let mut generations = self.lock();
-        if generations.young.count() >= GENERATION || generations.since.elapsed() >= LIFETIME {
+        if generations.noted >= GENERATION || generations.since.elapsed() >= LIFETIME {
             generations.old = std::mem::take(&mut generations.young);
+            generations.noted = 0;
             generations.since = Instant::now();
         }
+        generations.noted += 1;
         generations.young.note(time);
     }
 
