@@ -12,7 +12,8 @@ const CAUSES: &[(&[&str], Cause)] = &[
     (&["proxy", "tunnel"], Cause::Proxy),
     (&["dns error", "failed to lookup address"], Cause::Name),
     (&["Connection refused", "ConnectionRefused"], Cause::Refused),
-    (&["UnknownIssuer", "CaUsedAsEndEntity"], Cause::Untrusted),
+    (&["UnknownIssuer"], Cause::Untrusted),
+    (&["CaUsedAsEndEntity"], Cause::Authority),
     (&["Expired", "NotValidYet", "certificate expired"], Cause::Expired),
     (&["NotValidForName", "not valid for name"], Cause::OtherName),
     (&["InvalidContentType", "corrupt message", "InvalidMessage"], Cause::NoTls),
@@ -29,6 +30,7 @@ enum Cause {
     Name,
     Refused,
     Untrusted,
+    Authority,
     Expired,
     OtherName,
     NoTls,
@@ -90,6 +92,12 @@ impl Subject<'_> {
                 format!("{name}: no TLS connection to {service}, whose certificate isn't trusted"),
                 "add the authority that issued it to this machine's, or name it in SSL_CERT_FILE",
             ),
+            Cause::Authority => never(
+                format!(
+                    "{name}: no TLS connection to {service}, which shows an authority's certificate"
+                ),
+                "the service needs a certificate of its own, with CA:FALSE in it",
+            ),
             Cause::Expired => never(
                 format!("{name}: no TLS connection to {service}, whose certificate has expired"),
                 "check this machine's clock; else the service needs a new certificate",
@@ -144,4 +152,66 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
         next = error.source();
     }
     messages.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::object::s3::connection::{Connection, Credentials};
+
+    fn explain(said: &str) -> Failure {
+        let connection = Connection::new("cats");
+        let credentials = Credentials::DefaultChain;
+        let subject = Subject {
+            connection: &connection,
+            credentials: &credentials,
+            key: None,
+            permission: "s3:ListBucket",
+        };
+        subject.explain_silence(&io::Error::other(said.to_owned()))
+    }
+
+    /// The texts are those of the SDK, of hyper and of rustls.
+    #[test]
+    fn what_kept_an_answer_away_is_named_with_a_hint() {
+        let client = "dispatch failure: io error: client error (Connect)";
+        let tls = "TLS handshake failed: invalid peer certificate";
+        for (said, words) in [
+            (
+                format!("{client}: dns error: failed to lookup address information"),
+                "can't be found",
+            ),
+            (format!("{client}: tcp connect error: Connection refused (os error 111)"), "refuses"),
+            (format!("{client}: tunnel error: unsuccessful"), "the proxy doesn't connect"),
+            (format!("{client}: {tls}: UnknownIssuer"), "isn't trusted"),
+            (format!("{client}: {tls}: Other(OtherError(CaUsedAsEndEntity))"), "an authority's"),
+            (format!("{client}: {tls}: certificate expired: verification time"), "has expired"),
+            (format!("{client}: {tls}: certificate not valid for name \"a\""), "for another host"),
+            (
+                format!("{client}: received corrupt message of type InvalidContentType"),
+                "doesn't speak TLS",
+            ),
+            ("request has timed out".to_owned(), "doesn't answer"),
+            (
+                "no credentials found in chain. Attempted:\n  Profile".to_owned(),
+                "no AWS credentials",
+            ),
+            ("an error occurred while loading credentials".to_owned(), "can't be loaded"),
+            ("connection closed before message completed".to_owned(), "broke"),
+        ] {
+            let failure = explain(&said);
+            assert!(failure.error.to_string().contains(words), "{said}: {:?}", failure.error);
+            assert!(failure.error.hint().is_some(), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_is_replaced_at_once() {
+        let failure = explain("connection closed before message completed");
+        assert_eq!(failure.correction, Some(Correction::Connection));
+        assert_eq!(failure.retry, Retry::WhileAway);
+        assert_eq!(explain("Connection refused").correction, None);
+    }
 }
