@@ -49,6 +49,8 @@ pub struct BucketTree {
 
 struct Shared {
     store: Arc<dyn ObjectStore>,
+    /// The same, for what nobody waits for yet.
+    quiet: Arc<dyn ObjectStore>,
     cache: Arc<BlockCache>,
     /// Tells this store's objects from those of others in the cache.
     source: String,
@@ -74,6 +76,7 @@ impl BucketTree {
         ttl: Duration,
     ) -> Self {
         let shared = Shared {
+            quiet: store.read_ahead().unwrap_or_else(|| store.clone()),
             store,
             cache,
             source: source.into(),

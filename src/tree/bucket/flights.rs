@@ -7,12 +7,6 @@ const FIRST: f64 = 4.0;
 const FEWEST: f64 = 2.0;
 const MOST: f64 = 64.0;
 
-/// Fetches that take so many times as long as the fastest wait for one another.
-const CROWDED: f64 = 3.0;
-
-/// Fetches that take less than so many times as long as the fastest leave room for more.
-const ROOMY: f64 = 2.0;
-
 /// By how much of the difference the fastest time is forgotten with each slower fetch when so few
 /// are on their way that none waits for another: the way to a server has become longer.
 const FORGET: f64 = 0.1;
@@ -27,15 +21,16 @@ pub(super) struct Flights {
     on_their_way: usize,
     /// How long a fetch takes that waits for no other, in seconds.
     fastest: Option<f64>,
-}
-
-impl Default for Flights {
-    fn default() -> Self {
-        Self { limit: FIRST, on_their_way: 0, fastest: None }
-    }
+    /// How many times as long they may take.
+    slowest: f64,
 }
 
 impl Flights {
+    /// Fetches that may take up to `slowest` times as long as they would take alone.
+    pub(super) fn new(slowest: f64) -> Self {
+        Self { limit: FIRST, on_their_way: 0, fastest: None, slowest }
+    }
+
     /// Starts one more, if there may be one more.
     pub(super) fn start(&mut self) -> bool {
         let may = (self.on_their_way as f64) < self.limit.floor();
@@ -56,9 +51,10 @@ impl Flights {
         } else if self.limit <= FEWEST {
             *fastest += (took - *fastest) * FORGET;
         }
-        if took < *fastest * ROOMY {
+        let half = 1.0 + (self.slowest - 1.0) / 2.0;
+        if took < *fastest * half {
             self.limit = (self.limit + 0.5).min(MOST);
-        } else if took > *fastest * CROWDED {
+        } else if took > *fastest * self.slowest {
             self.limit = (self.limit * 0.97).max(FEWEST);
         }
     }
@@ -76,7 +72,7 @@ mod tests {
     /// How many are let go at once to a server that is `far` away, in milliseconds, and works for
     /// one millisecond on each.
     fn settled(far: u64) -> usize {
-        let mut flights = Flights::default();
+        let mut flights = Flights::new(3.0);
         for _ in 0..2000 {
             while flights.start() {}
             let queue = flights.on_their_way as u64;
@@ -94,7 +90,7 @@ mod tests {
 
     #[test]
     fn failures_make_it_careful() {
-        let mut flights = Flights::default();
+        let mut flights = Flights::new(3.0);
         for _ in 0..10 {
             while flights.start() {}
             flights.end(None);

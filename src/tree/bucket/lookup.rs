@@ -81,7 +81,8 @@ impl Shared {
             return Ok((Node::Directory, self.known.ttl()));
         };
         let (found, worth_renewing) = self.known.find(path);
-        if worth_renewing {
+        // Where objects are being opened, fetching them renews what is known of each.
+        if worth_renewing && !self.siblings.expect_open(&parent) {
             self.list_again(&parent, usize::MAX);
         }
         if let Some(found) = found {
@@ -93,6 +94,11 @@ impl Shared {
             if let (Some(found), _) = self.known.find(path) {
                 return self.told(path, found);
             }
+        }
+        if self.confirm_by_fetch(path).await
+            && let (Some(found), _) = self.known.find(path)
+        {
+            return self.told(path, found);
         }
         let pages = self.known.old_listing(&parent).map(|old| old.len() / PAGE + 1);
         let cheap = pages.is_some_and(|pages| pages <= CHEAP);

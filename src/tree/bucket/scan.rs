@@ -115,13 +115,23 @@ impl Scan {
         self.judge();
     }
 
+    /// Whether objects are opened in the order of the listing.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.order >= IN_ORDER
+    }
+
+    /// The bytes that were fetched ahead and not opened yet.
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        self.ahead_bytes
+    }
+
     /// The object to fetch ahead now, if any, while at most `room` bytes may lie there unread.
     pub(super) fn next(&mut self, room: u64) -> Option<usize> {
         if self.rest > 0 || self.ahead_bytes >= room {
             return None;
         }
         let front = self.front?;
-        let in_order = self.order >= IN_ORDER;
+        let in_order = self.is_in_order();
         if in_order {
             if self.ahead >= self.window {
                 return None;

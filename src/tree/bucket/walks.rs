@@ -291,7 +291,7 @@ impl Shared {
     async fn list_unit(&self, unit: &Unit, pages: &watch::Sender<usize>) {
         if !unit.all {
             let depth = Depth::Children;
-            let mut walk = Walk::new(self.store.list(&unit.prefix, depth), unit.prefix.clone());
+            let mut walk = Walk::new(self.quiet.list(&unit.prefix, depth), unit.prefix.clone());
             while walk.pages < MOST_PAGES {
                 match walk.next().await {
                     Some(Ok(_)) => pages.send_modify(|pages| *pages += 1),
@@ -307,7 +307,7 @@ impl Shared {
             return;
         }
         let mut flat = Flat::new(unit.dir.clone(), unit.base.clone());
-        let mut source = self.store.list(&unit.prefix, Depth::All);
+        let mut source = self.quiet.list(&unit.prefix, Depth::All);
         let mut moved = self.walks.moved.subscribe();
         for _ in 0..MOST_PAGES {
             while !self.has_room_for_walks() {
