@@ -23,15 +23,10 @@ class Case:
     again: bool = False
 
 
-WHOLE = (("sdk", ("sequential", "large.bin", "--in-flight", "4")),)
-
-
-def small(*in_flight: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Small objects by the SDK, so many at a time; the first is what readers have here."""
-    return tuple(
-        (f"sdk x{count}" if count != in_flight[0] else "sdk", ("small", "--in-flight", str(count)))
-        for count in in_flight
-    )
+def by_sdk(*words: str, readers: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The SDK with as many requests under way as there are readers, and with many."""
+    counts = {"sdk": readers, "sdk x32": 32}
+    return tuple((name, (*words, "--in-flight", str(count))) for name, count in counts.items())
 
 
 CASES = {
@@ -40,7 +35,7 @@ CASES = {
         "MB/s",
         "large.bin",
         ("sequential",),
-        WHOLE,
+        by_sdk("sequential", "large.bin", readers=4),
         near=(2, "mountpoint"),
         far=(3, "mountpoint"),
         patience=6,
@@ -50,7 +45,7 @@ CASES = {
         "MB/s",
         "large.bin",
         ("sequential", "--readers", "4"),
-        WHOLE,
+        by_sdk("sequential", "large.bin", readers=4),
         patience=6,
     ),
     "random": Case(
@@ -66,7 +61,7 @@ CASES = {
         "files/s",
         "small",
         ("epoch", "--readers", "8", "--order", "shuffled"),
-        small(8, 32),
+        by_sdk("small", readers=8),
         near=(2, "peers"),
         far=(3, "peers"),
     ),
@@ -75,7 +70,7 @@ CASES = {
         "files/s",
         "small",
         ("epoch",),
-        small(1, 32),
+        by_sdk("small", readers=1),
         far=(15, "peers"),
     ),
     "walk": Case(
