@@ -18,7 +18,7 @@ const FORGET: f64 = 0.1;
 #[derive(Debug)]
 pub(super) struct Flights {
     limit: f64,
-    on_their_way: usize,
+    on_their_way: u32,
     /// How long a fetch takes that waits for no other, in seconds.
     fastest: Option<f64>,
     /// How many times as long they may take.
@@ -33,8 +33,8 @@ impl Flights {
 
     /// Starts one more, if there may be one more.
     pub(super) fn start(&mut self) -> bool {
-        let may = (self.on_their_way as f64) < self.limit.floor();
-        self.on_their_way += usize::from(may);
+        let may = f64::from(self.on_their_way) < self.limit.floor();
+        self.on_their_way += u32::from(may);
         may
     }
 
@@ -75,7 +75,7 @@ mod tests {
         let mut flights = Flights::new(3.0);
         for _ in 0..2000 {
             while flights.start() {}
-            let queue = flights.on_their_way as u64;
+            let queue = u64::from(flights.on_their_way);
             flights.end(Some(Duration::from_millis(far + queue.max(1))));
         }
         flights.limit.floor() as usize

@@ -318,15 +318,15 @@ impl Shared {
             }
             let asked = Instant::now();
             match source.next().await {
-                Some(Ok(page)) => match flat.take(page) {
-                    Ok(whole) => self.remember_whole(whole, asked),
-                    Err(_) => {
+                Some(Ok(page)) => {
+                    let Ok(whole) = flat.take(page) else {
                         tracing::warn!(prefix = unit.prefix, "the store lists keys in no order");
                         self.walks.lock().out_of_order = true;
-                        self.known.begin_walk();
+                        self.known.forget_listings();
                         return;
-                    }
-                },
+                    };
+                    self.remember_whole(whole, asked);
+                }
                 Some(Err(_)) => return,
                 None => return self.remember_whole(flat.finish(), asked),
             }
