@@ -237,7 +237,7 @@ impl BlockCache {
             shared: &self.shared,
             source,
             longest,
-            runs: Vec::new(),
+            all: Vec::new(),
             parted: false,
             ahead: false,
         };
@@ -258,7 +258,7 @@ impl BlockCache {
                 }
             }
         }
-        for run in runs.runs {
+        for run in runs.all {
             tokio::spawn(run.fetch());
         }
         wanted

@@ -236,7 +236,7 @@ mod tests {
             assert!((expected..expected * 1.2).contains(&found), "{share}: {found}");
         }
         assert_eq!(histogram.count(), 1000);
-        assert_eq!(histogram.sum(), Duration::from_micros(500_500_000));
+        assert_eq!(histogram.sum(), Duration::from_millis(500_500));
     }
 
     #[test]

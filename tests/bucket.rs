@@ -22,7 +22,6 @@ use crate::tree_contract;
 
 mod patterns;
 mod small;
-mod versions;
 mod walks;
 
 const MIB: u64 = 1 << 20;

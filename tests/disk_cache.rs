@@ -390,7 +390,7 @@ fn a_killed_writer_leaves_nothing_wrong() {
     const NAME: &str = "disk_cache::a_killed_writer_leaves_nothing_wrong";
     if let Some(dir) = std::env::var_os("ATELIER_TEST_WRITE_TO") {
         let cache = cache_of(Path::new(&dir), 24 * MIB);
-        println!("ready");
+        writeln!(std::io::stdout(), "ready").unwrap();
         for round in 0.. {
             let size = [40_000, 300_000, 100, 2 * MIB, 70_000][round % 5];
             keep(&cache, &version(&format!("{}", round % 40), 1, size));

@@ -2,6 +2,12 @@
 
 // A test that panics has failed, as it should; clippy.toml covers only `#[test]` functions.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+// Checks take what they check, whole, and match it out.
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::single_match_else,
+    clippy::trivially_copy_pass_by_ref
+)]
 
 mod bucket;
 mod bucket_model;

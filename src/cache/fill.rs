@@ -27,7 +27,7 @@ pub(super) struct Runs<'a> {
     pub(super) source: &'a Arc<Source>,
     /// The most bytes of one run.
     pub(super) longest: u64,
-    pub(super) runs: Vec<Run>,
+    pub(super) all: Vec<Run>,
     /// Whether what comes next begins a run.
     pub(super) parted: bool,
     /// Whether nobody waits for what comes next.
@@ -42,7 +42,7 @@ impl Runs<'_> {
             Found::Missing(piece) => piece,
         };
         let parted = std::mem::take(&mut self.parted);
-        match self.runs.last_mut() {
+        match self.all.last_mut() {
             Some(run)
                 if !parted
                     && run.end() == Some(piece.bytes.start)
@@ -50,7 +50,7 @@ impl Runs<'_> {
             {
                 run.pieces.push_back(piece.clone());
             }
-            _ => self.runs.push(Run {
+            _ => self.all.push(Run {
                 shared: self.shared.clone(),
                 source: self.source.clone(),
                 pieces: VecDeque::from([piece.clone()]),

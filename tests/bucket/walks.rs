@@ -36,7 +36,7 @@ struct Keys {
     order: Order,
     page: usize,
     /// By what they are sorted by.
-    keys: BTreeMap<String, String>,
+    sorted: BTreeMap<String, String>,
     requests: AtomicUsize,
     /// How many requests are answered before one fails.
     fails_after: AtomicUsize,
@@ -48,7 +48,7 @@ impl Keys {
         Arc::new(Self {
             order,
             page,
-            keys,
+            sorted: keys,
             requests: AtomicUsize::new(0),
             fails_after: AtomicUsize::new(usize::MAX),
         })
@@ -71,7 +71,7 @@ impl Keys {
             None => Bound::Included(sorted_by(self.order, prefix)),
         };
         loop {
-            let next = self.keys.range((from.clone(), Bound::Unbounded)).next();
+            let next = self.sorted.range((from.clone(), Bound::Unbounded)).next();
             let Some((sorted, key)) = next.filter(|(_, key)| key.starts_with(prefix)) else {
                 return (page, None);
             };

@@ -160,7 +160,7 @@ impl Subject for OnMount {
     }
 
     fn etag(&self, path: &str) -> Result<String, Refusal> {
-        let mut value = vec![0; 100];
+        let mut value = [0; 100];
         let len = call(rustix::fs::getxattr(self.at(path), "user.atelier.etag", &mut value[..]))?;
         Ok(String::from_utf8(value[..len].to_vec()).unwrap())
     }

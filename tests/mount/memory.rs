@@ -60,7 +60,7 @@ async fn many_readers_of_many_files_take_no_more_than_was_allowed() {
                     }
                     let file = File::open(dir.join(format!("{:03}", turn % FILES))).unwrap();
                     for step in 0..LEN / buffer.len() {
-                        let place = if turn % 3 == 0 { step * 7 + 3 } else { step };
+                        let place = if turn.is_multiple_of(3) { step * 7 + 3 } else { step };
                         let offset = place * buffer.len() % LEN;
                         file.read_exact_at(&mut buffer, offset as u64).unwrap();
                         assert!(buffer == content[offset..offset + buffer.len()], "{turn}");

@@ -177,7 +177,7 @@ impl Shared {
             count += 1;
             let common = delimiter.and_then(|delimiter| rest.find(delimiter));
             if let Some(slash) = common {
-                last = key[..=prefix.len() + slash].to_owned();
+                key[..=prefix.len() + slash].clone_into(&mut last);
                 write!(body, "<CommonPrefixes><Prefix>{last}</Prefix></CommonPrefixes>").unwrap();
                 at = self.keys.before(&end_of(&last));
             } else {

@@ -146,6 +146,7 @@ mod tests {
         ListPage { objects: keys.iter().map(object).collect(), prefixes: Vec::new() }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // It is what `take` returns.
     fn told(whole: Whole) -> Vec<String> {
         let names = |listing: &Listing| {
             let names = (0..listing.len()).filter_map(|at| {

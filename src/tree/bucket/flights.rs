@@ -71,21 +71,21 @@ mod tests {
 
     /// How many are let go at once to a server that is `far` away, in milliseconds, and works for
     /// one millisecond on each.
-    fn settled(far: u64) -> usize {
+    fn settled(far: u64) -> f64 {
         let mut flights = Flights::new(3.0);
         for _ in 0..2000 {
             while flights.start() {}
             let queue = u64::from(flights.on_their_way);
             flights.end(Some(Duration::from_millis(far + queue.max(1))));
         }
-        flights.limit.floor() as usize
+        flights.limit.floor()
     }
 
     #[test]
     fn a_far_server_is_sent_more_at_once_than_a_near_one() {
-        assert!(settled(0) <= 8, "{}", settled(0));
-        assert!(settled(20) >= 20, "{}", settled(20));
-        assert_eq!(settled(200), MOST as usize);
+        assert!(settled(0) <= 8.0, "{}", settled(0));
+        assert!(settled(20) >= 20.0, "{}", settled(20));
+        assert!(settled(200) >= MOST);
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
             while flights.start() {}
             flights.end(None);
         }
-        assert_eq!(flights.limit.floor() as usize, FEWEST as usize);
+        assert!(flights.limit <= FEWEST);
         while flights.start() {}
         let started = flights.on_their_way;
         flights.cancel();
