@@ -53,6 +53,12 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// The same store, in which each key leads to the version `id` of its object, where there is
+    /// one. `None` where objects have no versions to be named.
+    fn at_version(&self, _id: &str) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
     /// Describes an object.
     ///
     /// # Errors

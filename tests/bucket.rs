@@ -22,6 +22,7 @@ use crate::tree_contract;
 
 mod patterns;
 mod small;
+mod versions;
 mod walks;
 
 const MIB: u64 = 1 << 20;

@@ -44,6 +44,8 @@ pub use diagnosis::{Diagnosis, Reading};
 pub struct S3Store {
     shared: Arc<Shared>,
     urgency: Urgency,
+    /// The version of each object that is meant; the newest where none is named.
+    version: Option<Arc<str>>,
 }
 
 struct Shared {
@@ -109,7 +111,7 @@ impl S3Store {
             silent: AtomicBool::new(false),
             told: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared), urgency: Urgency::Waiting })
+        Ok(Self { shared: Arc::new(shared), urgency: Urgency::Waiting, version: None })
     }
 
     /// Asks the bucket for one key: whether host, TLS, clock, key, bucket, region and the
@@ -204,9 +206,19 @@ impl ObjectStore for S3Store {
         }
         let output = self
             .request(subject, Some(&self.shared.usual.head), |client| {
-                client.head_object().bucket(self.bucket()).key(&whole_key).send()
+                client
+                    .head_object()
+                    .bucket(self.bucket())
+                    .key(&whole_key)
+                    .set_version_id(self.version.as_deref().map(str::to_owned))
+                    .send()
             })
             .await?;
+        // Where nothing has versions, some services answer with what is there.
+        if self.version.is_some() && self.version.as_deref() != output.version_id.as_deref() {
+            let message = format!("{} has no such version", subject.name());
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
         let size = length(output.content_length);
         let modified = time(output.last_modified);
         let etag = etag(output.e_tag, size, modified);
@@ -229,6 +241,10 @@ impl ObjectStore for S3Store {
             Err(error) if error.kind() == ErrorKind::NotFound && error.hint().is_none() => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+
+    fn at_version(&self, id: &str) -> Option<Arc<dyn ObjectStore>> {
+        Some(Arc::new(Self { version: Some(id.into()), ..self.clone() }))
     }
 
     fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {

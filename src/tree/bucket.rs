@@ -13,6 +13,7 @@ use self::known::{Fresh, Known, Node};
 use self::lookup::Lookups;
 use self::names::Place;
 use self::siblings::Siblings;
+use self::versions::{Located, Versions};
 use self::walk::Walk;
 use self::walks::Walks;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
@@ -32,6 +33,7 @@ mod names;
 mod plan;
 mod scan;
 mod siblings;
+mod versions;
 mod walk;
 mod walks;
 
@@ -60,6 +62,7 @@ struct Shared {
     lookups: Lookups,
     siblings: Siblings,
     walks: Walks,
+    versions: Versions,
     /// Which version is open at a path. Guards a map; held for one operation.
     open: Mutex<HashMap<TreePath, Weak<Pinned>>>,
 }
@@ -85,6 +88,7 @@ impl BucketTree {
             lookups: Lookups::default(),
             siblings: Siblings::default(),
             walks: Walks::default(),
+            versions: Versions::default(),
             open: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -94,7 +98,7 @@ impl BucketTree {
 #[async_trait]
 impl Tree for BucketTree {
     async fn stat(&self, path: &TreePath) -> Result<Attr> {
-        let (node, ttl) = self.shared.node(path).await?;
+        let Located { node, ttl, .. } = self.shared.locate(path).await?;
         Ok(self.shared.attr(&node, ttl))
     }
 
@@ -104,14 +108,13 @@ impl Tree for BucketTree {
     }
 
     async fn open(&self, path: &TreePath, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let (node, ttl) = self.shared.node(path).await?;
+        let Located { node, ttl, source } = self.shared.locate(path).await?;
         if node == Node::Directory {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
         }
         if mode.writes() {
             return Err(read_only());
         }
-        let source = Place::of(path).and_then(|place| self.shared.source(&place, &node));
         let pinned = self.shared.pin(path, source.ok_or_else(|| not_found(path))?);
         self.shared.note_open(path, &pinned.source);
         let attr = self.shared.attr(&node, ttl);
@@ -122,7 +125,7 @@ impl Tree for BucketTree {
     }
 
     async fn xattr(&self, path: &TreePath, name: &[u8]) -> Result<Bytes> {
-        match self.shared.node(path).await?.0 {
+        match self.shared.locate(path).await?.node {
             Node::File { etag, .. } if name == ETAG => Ok(etag.0.into()),
             _ => {
                 let name = name.escape_ascii();
@@ -133,7 +136,7 @@ impl Tree for BucketTree {
     }
 
     async fn xattrs(&self, path: &TreePath) -> Result<Vec<Bytes>> {
-        Ok(match self.shared.node(path).await?.0 {
+        Ok(match self.shared.locate(path).await?.node {
             Node::File { .. } => vec![Bytes::from_static(ETAG)],
             Node::Directory => Vec::new(),
         })
@@ -194,7 +197,7 @@ impl Shared {
 
     /// What all handles of the version of `source` share; a version that was opened before stays
     /// with those that have it open.
-    fn pin(&self, path: &TreePath, source: Source) -> Arc<Pinned> {
+    fn pin(&self, path: &TreePath, source: Arc<Source>) -> Arc<Pinned> {
         let mut open = self.lock_open();
         if let Some(pinned) = open.get(path).and_then(Weak::upgrade)
             && pinned.source.version == source.version

@@ -39,7 +39,24 @@ impl Moto {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Keeps the versions of all objects from now on.
+    pub(crate) fn keep_versions(&self) {
+        let status = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+        self.ask(&format!("PUT /{BUCKET}?versioning"), status).unwrap();
+    }
+
+    /// The versions of all objects, the newest of each first.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let listed = self.ask(&format!("GET /{BUCKET}?versions"), "").unwrap();
+        let ids = listed.split("<VersionId>").skip(1).filter_map(|rest| rest.split('<').next());
+        ids.map(str::to_owned).collect()
+    }
+
     fn make_bucket(&self) -> std::io::Result<()> {
+        self.ask(&format!("PUT /{BUCKET}"), "").map(|_| ())
+    }
+
+    fn ask(&self, request: &str, body: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         // The name of the service, which moto takes from the signature, is all that counts in it.
@@ -47,13 +64,14 @@ impl Moto {
                          SignedHeaders=host, Signature=0";
         write!(
             stream,
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {signature}\r\n\
-             Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {signature}\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let made = answer.starts_with("HTTP/1.1 200");
-        made.then_some(()).ok_or_else(|| std::io::Error::other(answer))
+        let done = answer.starts_with("HTTP/1.1 200");
+        if done { Ok(answer) } else { Err(std::io::Error::other(answer)) }
     }
 }
 

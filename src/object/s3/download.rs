@@ -105,6 +105,7 @@ impl<'a> Download<'a> {
             .get_object()
             .bucket(store.bucket())
             .set_key(subject.key.map(str::to_owned))
+            .set_version_id(store.version.as_deref().map(str::to_owned))
             .range(range_header(missing))
             .set_if_match(strong);
         let sent = async move {

@@ -136,7 +136,9 @@ impl Subject<'_> {
             code: error.code().unwrap_or_default(),
             region: header("x-amz-bucket-region"),
             retry_after: header("retry-after"),
-            foreign: is_foreign(header("content-type"), response.body().bytes()),
+            // A gateway knows no number of a request, which every S3 service gives.
+            foreign: header("x-amz-request-id").or(header("x-amzn-requestid")).is_none()
+                && is_foreign(header("content-type"), response.body().bytes()),
         };
         let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),

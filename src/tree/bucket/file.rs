@@ -30,10 +30,10 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    pub(super) fn new(source: Source) -> Self {
+    pub(super) fn new(source: Arc<Source>) -> Self {
         let beginning = Beginning::of(&source.key);
         let readers = Mutex::new(Readers::new(source.version.size, beginning));
-        Self { source: Arc::new(source), readers }
+        Self { source, readers }
     }
 
     fn lock_readers(&self) -> MutexGuard<'_, Readers> {

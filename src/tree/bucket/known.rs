@@ -201,6 +201,13 @@ impl Known {
         self.lock().listed.peek(dir).map(|listed| listed.listing.clone())
     }
 
+    /// Forgets all directories.
+    pub(super) fn forget_listings(&self) {
+        let mut state = self.lock();
+        state.listed.clear();
+        (state.bytes, state.ahead) = (0, 0);
+    }
+
     /// Remembers a whole directory, as it was at `seen`.
     pub(super) fn remember_listing(&self, dir: TreePath, seen: Instant, listing: Arc<Listing>) {
         self.lock().enter(dir, Listed { seen, listing, asked: 0, ahead: false });

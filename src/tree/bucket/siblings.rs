@@ -163,7 +163,11 @@ impl Shared {
         let known = |watched: &Watched| watched.listing.position(name);
         let listed = self.siblings.lock().scans.get(&dir).map(known);
         if !matches!(listed, Some(Ok(_))) {
-            let Some(listing) = self.known.old_listing(&dir) else { return };
+            let listing = self.known.old_listing(&dir);
+            // A version of an object isn't listed.
+            let Some(listing) = listing.filter(|listing| listing.position(name).is_ok()) else {
+                return;
+            };
             let scan = Scan::new((0..listing.len()).map(|at| small_size(&listing, at)).collect());
             let (opened, looked_up) = (Instant::now(), BTreeSet::new());
             let watched = Watched { listing, scan, opened, opens: 0, looked_up };
@@ -232,7 +236,8 @@ impl Shared {
         let source = Source { store: self.quiet.clone(), ..source };
         let size = source.version.size;
         let asked = Instant::now();
-        let wanted = self.cache.prefetch(&Arc::new(source), &[0..size], LONGEST_RUN);
+        let wanted =
+            self.cache.prefetch(&Arc::new(source), std::slice::from_ref(&(0..size)), LONGEST_RUN);
         if !wanted.is_new() {
             return false;
         }

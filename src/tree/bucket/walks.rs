@@ -322,7 +322,7 @@ impl Shared {
                     let Ok(whole) = flat.take(page) else {
                         tracing::warn!(prefix = unit.prefix, "the store lists keys in no order");
                         self.walks.lock().out_of_order = true;
-                        self.known.begin_walk();
+                        self.known.forget_listings();
                         return;
                     };
                     self.remember_whole(whole, asked);
