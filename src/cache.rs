@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use self::budget::Room;
 use self::disk::DiskCache;
 use self::fill::Runs;
 use self::memory::{Found, Memory};
@@ -56,6 +57,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Where blocks are kept besides memory.
     disk: Option<DiskCache>,
+    /// For what is on its way.
+    room: Room,
     /// Held for a few map operations, never while waiting.
     memory: Mutex<Memory>,
 }
@@ -162,7 +165,8 @@ impl BlockCache {
         metrics: Arc<Metrics>,
     ) -> Self {
         let memory = Mutex::new(Memory::new(capacity));
-        Self { shared: Arc::new(Shared { capacity, block_size, metrics, disk, memory }) }
+        let room = Room::new(capacity);
+        Self { shared: Arc::new(Shared { capacity, block_size, metrics, disk, room, memory }) }
     }
 
     /// The size of a block in bytes; only the last block of an object is shorter.
@@ -186,10 +190,15 @@ impl BlockCache {
         self.shared.lock().room_ahead()
     }
 
-    /// Whether all of an object of `size` bytes may stay, and leaves room for others.
+    /// Whether all of an object of `size` bytes may stay, in memory or on disk, and leaves room for
+    /// others.
     pub fn fits(&self, size: u64) -> bool {
-        let on_disk = || self.shared.disk.as_ref().is_some_and(|disk| disk.fits(size));
-        size <= self.shared.capacity / 2 || on_disk()
+        self.fits_in_memory(size) || self.shared.disk.as_ref().is_some_and(|disk| disk.fits(size))
+    }
+
+    /// Whether all of an object of `size` bytes may stay in memory, and leaves room for others.
+    pub fn fits_in_memory(&self, size: u64) -> bool {
+        size <= self.shared.capacity / 2
     }
 
     /// The bytes of a version, if they are there or on disk; in memory they are copied only where

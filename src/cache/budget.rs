@@ -1,12 +1,39 @@
-//! How much memory there is to take: what was allowed, less where the control group has less.
+//! How much memory there is to take: what was allowed, less where the control group has less, and
+//! all of it only once at a time.
 
 use std::path::Path;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What the daemon needs besides its blocks: connections, names, replies on their way.
 const BESIDES: u64 = 128 << 20;
 
 /// Less than this and reading ahead starves, whatever the control group says.
 const LEAST: u64 = 16 << 20;
+
+/// What is counted of what is on its way, in bytes.
+const UNIT: u64 = 64 << 10;
+
+/// Room for what is on its way from a store: who comes first goes first, and nobody without it.
+pub(super) struct Room {
+    units: Semaphore,
+    all: u32,
+}
+
+impl Room {
+    pub(super) fn new(bytes: u64) -> Self {
+        let all = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        Self { units: Semaphore::new(usize::try_from(all).unwrap_or(1)), all }
+    }
+
+    /// Waits until there is room for `bytes`, or for all that there can be; it is free again when
+    /// what this returns is dropped.
+    pub(super) async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.all);
+        // It is never closed, so that there is always some.
+        self.units.acquire_many(units).await.ok()
+    }
+}
 
 /// The bytes that blocks may take: `wanted`, or half of what the control group leaves, since the
 /// programs that read are often in the same.
@@ -51,6 +78,9 @@ fn least(root: &Path, group: &Path, names: &[&str]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -71,6 +101,19 @@ mod tests {
         fs::create_dir_all(root.path().join("memory/a")).unwrap();
         fs::write(root.path().join("memory/a/memory.limit_in_bytes"), "4096\n").unwrap();
         assert_eq!(limit(root.path(), "4:cpu,cpuacct:/b\n3:memory:/a\n"), Some(4096));
+    }
+
+    #[tokio::test]
+    async fn no_more_is_on_its_way_than_there_is_room() {
+        let room = Room::new(4 * UNIT);
+        let first = room.take(3 * UNIT).await;
+        let mut second = std::pin::pin!(room.take(100 * UNIT));
+        let soon = Duration::from_millis(5);
+        assert!(timeout(soon, second.as_mut()).await.is_err());
+        // Who came first goes first.
+        assert!(timeout(soon, room.take(1)).await.is_err());
+        drop(first);
+        assert!(second.await.is_some());
     }
 
     #[test]

@@ -77,6 +77,8 @@ impl Run {
         self.fill_from_below();
         let (Some(first), Some(end)) = (self.pieces.front(), self.end()) else { return };
         let bytes = first.bytes.start..end;
+        let shared = self.shared.clone();
+        let _room = shared.room.take(end - bytes.start).await;
         let Source { store, key, version } = &*self.source.clone();
         let yielding = self.ahead.then(|| store.read_ahead()).flatten();
         let store = yielding.as_ref().unwrap_or(store);

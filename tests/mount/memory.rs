@@ -15,7 +15,7 @@ const FILES: usize = 100;
 const LEN: usize = 4 << 20;
 
 /// What `--memory` allows, and what a mount may take beside it.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 32 << 20;
 const BESIDES: u64 = 128 << 20;
 
 /// The most memory that a process has had, in bytes.

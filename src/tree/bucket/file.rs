@@ -141,17 +141,23 @@ async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
     let Some(size) = pinned.upgrade().map(|pinned| pinned.source.version.size) else { return };
     let parts = (0..size.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
     let fetches = stream::iter(parts).map(|start| {
-        let (cache, pinned) = (&cache, &pinned);
-        async move {
-            let part = start..start + FILL_PART;
-            if let Some(pinned) = pinned.upgrade()
-                && !cache.is_below(&pinned.source.version, part.clone())
-            {
-                let wanted = cache.request(&pinned.source, part, &[], FILL_PART);
-                drop(pinned);
-                wanted.settled().await;
-            }
-        }
+        let part = start..(start + FILL_PART).min(size);
+        fill_part(cache.clone(), pinned.clone(), part)
     });
     fetches.buffer_unordered(2).collect::<()>().await;
+}
+
+async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) {
+    let Some(source) = pinned.upgrade().map(|pinned| pinned.source.clone()) else { return };
+    if cache.is_below(&source.version, part.clone()) {
+        return;
+    }
+    let wanted = cache.request(&source, part.clone(), &[], FILL_PART);
+    wanted.settled().await;
+    if !cache.fits_in_memory(source.version.size) {
+        // It is to be on disk, which drops what comes faster than it writes.
+        cache.leave(&source.version, &part);
+        drop(wanted);
+        let _ = tokio::task::spawn_blocking(move || cache.settle()).await;
+    }
 }
