@@ -145,7 +145,7 @@ impl S3Store {
         let renewed = match correction {
             Some(Correction::Credentials) => shared.client.renew(self, patience.since(), None),
             Some(Correction::Region(region)) => {
-                shared.client.renew(self, patience.since(), Some(region))
+                shared.client.renew(self, patience.since(), Some(region.into()))
             }
             Some(Correction::Clock | Correction::Connection) | None => return Ok(()),
         };

@@ -23,8 +23,8 @@ pub(super) struct Failure {
     pub(super) retry: Retry,
     /// What has to be put right before the next attempt, which is then made at once.
     pub(super) correction: Option<Correction>,
-    /// How long the server asks to wait.
-    pub(super) pause: Option<Duration>,
+    /// How many seconds the server asks to wait, if it does.
+    pub(super) pause: u32,
 }
 
 /// How often a request that failed is sent again.
@@ -50,12 +50,12 @@ pub(super) enum Correction {
     /// The credentials are loaded anew.
     Credentials,
     /// The bucket is in this region.
-    Region(String),
+    Region(Box<str>),
 }
 
 impl Failure {
     pub(super) fn new(retry: Retry, error: Error) -> Self {
-        Self { error, retry, correction: None, pause: None }
+        Self { error, retry, correction: None, pause: 0 }
     }
 
     pub(super) fn never(error: Error) -> Self {
@@ -247,8 +247,8 @@ impl Subject<'_> {
     fn busy(&self, answer: &Answer<'_>) -> Failure {
         let error =
             Error::new(ErrorKind::TimedOut, format!("{}: the service is busy", self.name()));
-        let pause = answer.retry_after.and_then(|seconds| seconds.trim().parse().ok());
-        Failure { pause: pause.map(Duration::from_secs), ..Failure::new(Retry::WhileBusy, error) }
+        let pause = answer.retry_after.and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(0);
+        Failure { pause, ..Failure::new(Retry::WhileBusy, error) }
     }
 
     fn failed(&self) -> Failure {
@@ -272,7 +272,7 @@ impl Subject<'_> {
                 format!("bucket {bucket} is in the region {region}"),
                 format!("connect it with --region {region}"),
             )
-            .corrected_by(Correction::Region(region.to_owned())),
+            .corrected_by(Correction::Region(region.into())),
             None => denied(
                 format!("bucket {bucket} is in another region"),
                 "name the bucket's region with --region".to_owned(),
@@ -368,7 +368,7 @@ mod tests {
         let region = Some("eu-central-1");
         let failure = subject.explain_answer(&Answer { status: 301, region, ..Answer::default() });
         assert_eq!(failure.error.to_string(), "bucket cats is in the region eu-central-1");
-        assert_eq!(failure.correction, Some(Correction::Region("eu-central-1".to_owned())));
+        assert_eq!(failure.correction, Some(Correction::Region("eu-central-1".into())));
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl<'a> Patience<'a> {
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         // A server that asks for more time than there is gets what leaves room for an attempt.
-        let asked = pause.unwrap_or_default().min(left / 2);
+        let asked = Duration::from_secs(pause.into()).min(left / 2);
         let pause = jittered(backoff(self.tried)).max(asked);
         if pause >= left {
             return Err(self.late(Some(error)));
@@ -195,12 +195,9 @@ mod tests {
         let limits = limits();
         let mut patience = Patience::new(&limits, "reading a".into());
         let start = Instant::now();
-        for asked in [300, 3_600_000] {
-            let pause = Some(Duration::from_millis(asked));
-            let busy = Failure { pause, ..failure(Retry::WhileBusy) };
-            assert_eq!(patience.pause_after(busy, true).await.unwrap(), None);
-            assert!(start.elapsed() >= Duration::from_millis(300));
-        }
+        let busy = Failure { pause: 3600, ..failure(Retry::WhileBusy) };
+        assert_eq!(patience.pause_after(busy, true).await.unwrap(), None);
+        assert!(start.elapsed() >= Duration::from_millis(300));
         assert!(start.elapsed() < limits.deadline);
     }
 
