@@ -35,9 +35,9 @@ pub use budget::affordable;
 /// that a random read of 64 KiB fetches at most 1.25 times what it asked for.
 pub const BLOCK_SIZE: NonZeroU64 = NonZeroU64::new(16 << 10).expect("isn't zero");
 
-/// The most bytes that share a buffer: what the kernel reads at a time, so that its read is a slice
-/// of one, and the least that is freed at a time.
-const LONGEST_PIECE: u64 = 1 << 20;
+/// The most bytes that share a buffer, and are freed at a time, by how long a request is: what the
+/// kernel reads at a time, as a rule and where it is allowed more, so that its read is a slice.
+const LONGEST_PIECE: (u64, u64) = (1 << 20, 4 << 20);
 
 /// The longest run of missing blocks that one request fetches, where nobody knows better: shorter
 /// ones cost a slow line round trips, longer ones keep the first reader waiting.
@@ -230,11 +230,13 @@ impl BlockCache {
         let mut reached = Vec::new();
         let found = {
             let mut memory = self.shared.lock();
-            let found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE, true);
+            // Who waits for some of it waits for all of it.
+            let found = memory.enter(&source.version, wide.clone(), LONGEST_PIECE.1, true);
+            let piece = (longest / 4).clamp(LONGEST_PIECE.0, LONGEST_PIECE.1);
             for range in &ahead {
                 let end = range.end.min(range.start.saturating_add(memory.room_ahead()));
                 let range = self.shared.widen(&(range.start..end), size);
-                reached.push(memory.enter(&source.version, range, LONGEST_PIECE, false));
+                reached.push(memory.enter(&source.version, range, piece, false));
             }
             // What was promised takes room now, so that it is there when the bytes come.
             memory.evict();
@@ -293,7 +295,7 @@ impl BlockCache {
     pub async fn read(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Bytes> {
         match self.find(&source.version, &bytes) {
             Some(found) => Ok(found),
-            None => self.request(source, bytes, &[], LONGEST_PIECE).bytes().await,
+            None => self.request(source, bytes, &[], LONGEST_RUN).bytes().await,
         }
     }
 

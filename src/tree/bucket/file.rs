@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::tree::{Attr, File, PageCache};
 
-/// How much of a hot object is fetched at a time.
-const FILL_PART: u64 = 8 << 20;
+/// How much of a hot object is fetched at a time: who wants some of it waits for what is before.
+const FILL_PART: u64 = 4 << 20;
 
 /// The version of an object that is open at a path.
 #[derive(Debug)]

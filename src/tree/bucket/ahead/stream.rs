@@ -19,9 +19,9 @@ const PART: (u64, u64) = (1 << 20, 16 << 20);
 /// place where it is expected.
 const OVERTAKES: u64 = 2;
 
-/// The kernel's largest read: what is asked for ends a multiple of it behind a read, so that the
-/// reads that come lie each in one buffer.
-const STEP: u64 = 1 << 20;
+/// The kernel's largest read, as a rule and where it is allowed more: what is asked for ends a
+/// multiple of it behind a read, so that the reads that come lie each in one buffer.
+const STEP: (u64, u64) = (1 << 20, 4 << 20);
 
 /// So close behind a reader bytes may be asked for again, by the kernel's requests that were
 /// overtaken and by readers who follow.
@@ -84,8 +84,9 @@ impl Stream {
         let window = self.window.min(room);
         let longest = (window / 4).clamp(PART.0, PART.1);
         let end = self.next.saturating_add(window);
-        let odd = end.saturating_sub(read.end) % STEP;
-        let end = if window < STEP { end } else { end - odd }.min(size);
+        let step = (read.end - read.start).clamp(STEP.0, STEP.1);
+        let odd = end.saturating_sub(read.end) % step;
+        let end = if window < step { end } else { end - odd }.min(size);
         let start = self.ahead;
         let worth = end == size || end.saturating_sub(start) >= longest.min(window);
         let left = self.leave();
@@ -99,10 +100,10 @@ impl Stream {
     /// What was left behind since the last time, and the piece before it, which wasn't wholly.
     fn leave(&mut self) -> Range<u64> {
         let reached = self.next.saturating_sub(NEAR);
-        if reached < self.left.saturating_add(STEP) {
+        if reached < self.left.saturating_add(STEP.0) {
             return 0..0;
         }
         let left = std::mem::replace(&mut self.left, reached);
-        left.saturating_sub(STEP)..reached
+        left.saturating_sub(STEP.1)..reached
     }
 }
