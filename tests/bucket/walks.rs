@@ -213,7 +213,9 @@ async fn a_walk_over_many_small_directories_is_few_requests() {
         assert_eq!(count(&tree).await, levels.iter().product::<usize>());
         let requests = keys.requests();
         assert!(requests <= most, "{requests} requests for {levels:?}");
-        // A second time all of it is known.
+        // A second time all of it is known, when what was listed ahead has come.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        keys.requests();
         count(&tree).await;
         assert_eq!(keys.requests(), 0, "{levels:?}");
     }
@@ -245,12 +247,12 @@ async fn a_walk_over_a_million_keys_takes_flat_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_that_lasts_longer_than_answers_are_believed_does_not_ask_twice() {
     let keys = Keys::new(Order::Bytes, 1000, nested([1, 100, 20]));
-    let tree = tree(&keys, Duration::from_millis(150));
+    let tree = tree(&keys, Duration::from_millis(400));
     let mut files = 0;
     walk(&tree, Duration::from_millis(5), |_| files += 1).await.unwrap();
     assert_eq!(files, 2000);
     let requests = keys.requests();
-    assert!(requests <= 12, "{requests}");
+    assert!(requests <= 40, "{requests} requests for 101 directories");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! What is known of a bucket for a moment: listings and single answers, each with its age.
 
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -66,6 +67,8 @@ struct State {
     /// it has come to.
     ahead: usize,
     reached: usize,
+    /// When those were listed, the oldest first.
+    in_time: VecDeque<(Instant, TreePath)>,
     answers: LruCache<TreePath, (Instant, Option<Node>)>,
     /// When a directory was last listed for a program.
     used: LruCache<TreePath, Instant>,
@@ -93,6 +96,7 @@ impl Known {
             bytes: 0,
             ahead: 0,
             reached: 0,
+            in_time: VecDeque::new(),
             answers: LruCache::new(MOST_ANSWERS),
             used: LruCache::new(MOST_USED),
         };
@@ -149,18 +153,11 @@ impl Known {
         self.lock().used.put(dir.clone(), Instant::now());
     }
 
-    /// The entries of a directory, if they were listed a moment ago; on a walk, also those that
-    /// were listed ahead of it, which from now on count as listed now.
-    pub(super) fn listing(&self, dir: &TreePath, walking: bool) -> Option<Fresh> {
+    /// The entries of a directory, if they were listed a moment ago.
+    pub(super) fn listing(&self, dir: &TreePath) -> Option<Fresh> {
         let mut state = self.lock();
         let listed = state.listed.get_mut(dir)?;
-        let mut left = self.ttl.saturating_sub(listed.seen.elapsed());
-        if left.is_zero() && listed.ahead && walking {
-            (listed.seen, left) = (Instant::now(), self.ttl);
-        }
-        if left.is_zero() {
-            return None;
-        }
+        let left = self.ttl.checked_sub(listed.seen.elapsed()).filter(|left| !left.is_zero())?;
         let listing = listed.listing.clone();
         if std::mem::take(&mut listed.ahead) {
             state.ahead -= listing.bytes();
@@ -169,31 +166,32 @@ impl Known {
         Some((listing, left))
     }
 
-    /// Whether a walk that comes to `dir` needn't list it.
+    /// Whether `dir` needn't be listed now.
     pub(super) fn is_listed(&self, dir: &TreePath) -> bool {
-        let state = self.lock();
-        let listed = state.listed.peek(dir);
-        listed.is_some_and(|listed| listed.ahead || listed.seen.elapsed() < self.ttl)
+        self.lock().listed.peek(dir).is_some_and(|listed| listed.seen.elapsed() < self.ttl)
     }
 
     /// How many bytes of listings there are ahead of walks, and how many they have come to.
     pub(super) fn ahead(&self) -> (usize, usize) {
-        let state = self.lock();
+        let mut state = self.lock();
+        // What wasn't come to in time is no use any more.
+        while state.in_time.front().is_some_and(|(seen, _)| seen.elapsed() >= self.ttl)
+            && let Some((seen, dir)) = state.in_time.pop_front()
+        {
+            if let Some(listed) = state.listed.peek_mut(&dir)
+                && listed.seen == seen
+                && std::mem::take(&mut listed.ahead)
+            {
+                let bytes = listed.listing.bytes();
+                state.ahead -= bytes;
+            }
+        }
         (state.ahead, state.reached)
     }
 
-    /// A new walk begins: what was listed ahead of another is no use any more.
+    /// A new walk begins.
     pub(super) fn begin_walk(&self) {
-        let mut state = self.lock();
-        state.reached = 0;
-        if state.ahead == 0 {
-            return;
-        }
-        let left = state.listed.iter().filter(|(_, listed)| listed.ahead);
-        let left: Vec<_> = left.map(|(dir, _)| dir.clone()).collect();
-        for dir in left {
-            state.remove(&dir);
-        }
+        self.lock().reached = 0;
     }
 
     /// The entries of a directory as they were last heard of, however long ago.
@@ -205,6 +203,7 @@ impl Known {
     pub(super) fn forget_listings(&self) {
         let mut state = self.lock();
         state.listed.clear();
+        state.in_time.clear();
         (state.bytes, state.ahead) = (0, 0);
     }
 
@@ -215,7 +214,9 @@ impl Known {
 
     /// Remembers a whole directory that no program has asked for yet.
     pub(super) fn remember_ahead(&self, dir: TreePath, seen: Instant, listing: Arc<Listing>) {
-        self.lock().enter(dir, Listed { seen, listing, asked: 0, ahead: true });
+        let mut state = self.lock();
+        state.in_time.push_back((seen, dir.clone()));
+        state.enter(dir, Listed { seen, listing, asked: 0, ahead: true });
     }
 
     /// Remembers the answer to one question, asked at `seen`.
@@ -323,7 +324,7 @@ mod tests {
         known.remember(path("c"), Instant::now(), None);
         assert_eq!(find(&known, "a/b"), None);
         assert_eq!(find(&known, "c"), None);
-        assert_eq!(known.listing(&path("a"), false), None);
+        assert_eq!(known.listing(&path("a")), None);
         assert_eq!(known.old_listing(&path("a")).unwrap().len(), 1);
     }
 
@@ -348,20 +349,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_ahead_is_for_the_walk_that_comes_there() {
-        let known = Known::new(Duration::from_millis(1));
+    fn what_is_listed_ahead_counts_until_a_walk_comes_there_or_it_is_too_old() {
+        let known = Known::new(LONG);
         let old = Instant::now().checked_sub(LONG).unwrap();
-        for dir in ["a", "b", "c"] {
-            known.remember_ahead(path(dir), old, listing(["x"]));
+        for (dir, seen) in [("a", old), ("b", Instant::now()), ("c", Instant::now())] {
+            known.remember_ahead(path(dir), seen, listing(["x"]));
         }
         let (ahead, _) = known.ahead();
-        assert_eq!(known.listing(&path("a"), false), None);
-        assert!(known.listing(&path("a"), true).is_some());
-        assert_eq!(known.ahead(), (ahead / 3 * 2, ahead / 3));
-        assert!(known.is_listed(&path("b")));
-        known.begin_walk();
-        assert!(!known.is_listed(&path("b")));
-        assert_eq!(known.ahead(), (0, 0));
+        assert_eq!(known.listing(&path("a")), None);
+        assert!(known.listing(&path("b")).is_some());
+        assert_eq!(known.ahead(), (ahead / 2, ahead / 2));
+        assert!(known.is_listed(&path("c")) && !known.is_listed(&path("a")));
     }
 
     #[test]

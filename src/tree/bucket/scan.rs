@@ -16,7 +16,7 @@ const FIRST_WINDOW: usize = 4;
 const LARGEST_WINDOW: usize = 512;
 
 /// How many objects each open of a shuffled reading lets be fetched ahead.
-const GRANT: usize = 4;
+const GRANT: usize = 8;
 
 /// After so many opens a scan that was given up may begin again.
 const REST: usize = 64;

@@ -31,7 +31,7 @@ const VERSIONS: NonZeroUsize = NonZeroUsize::new(100_000).expect("isn't zero");
 /// Who reads in order waits for what is fetched ahead, so that many fetches may slow each other
 /// down; who reads shuffled mostly waits for fetches of his own, which they shall not slow down.
 const SLOWEST_IN_ORDER: f64 = 3.0;
-const SLOWEST_SHUFFLED: f64 = 1.5;
+const SLOWEST_SHUFFLED: f64 = 2.2;
 
 /// Objects are being opened in a directory if one was so recently.
 const RECENT: Duration = Duration::from_secs(1);

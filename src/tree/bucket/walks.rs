@@ -24,6 +24,9 @@ const VISITS: NonZeroUsize = NonZeroUsize::new(256).expect("isn't zero");
 /// Directories listed right below one that was listed too make a walk.
 const CHILDREN: usize = 2;
 
+/// One is enough where it follows so soon that no hand could have typed it.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// How many plans are kept: a walk has one for each level at which it isn't done.
 const PLANS: usize = 32;
 
@@ -35,6 +38,10 @@ const MOST_PAGES: usize = 16;
 
 /// A walk that came to a directory before its listing ahead did waits for so many more pages.
 const PATIENCE: usize = 2;
+
+/// A walk that comes to fewer directories in the time that listings are believed is too slow: they
+/// would be listed again.
+const SLOWEST: f64 = 4.0;
 
 /// How many bytes of listings may be there that no walk has come to yet, at first and at most.
 const FIRST_AHEAD: usize = 1 << 20;
@@ -55,9 +62,12 @@ pub(super) struct Walks {
 }
 
 struct State {
-    /// How many directories right below one that was listed were listed since then.
-    visits: LruCache<TreePath, usize>,
+    /// When a directory was listed, and how many right below it were since then.
+    visits: LruCache<TreePath, (Instant, usize)>,
     last: Option<Instant>,
+    /// When the walk began, and how many directories it has come to.
+    since: Instant,
+    visited: u32,
     /// What is to be listed, the deepest last.
     plans: Vec<Plan>,
     under_way: Vec<(Unit, watch::Receiver<usize>)>,
@@ -70,6 +80,8 @@ impl Default for Walks {
         let state = State {
             visits: LruCache::new(VISITS),
             last: None,
+            since: Instant::now(),
+            visited: 0,
             plans: Vec::new(),
             under_way: Vec::new(),
             out_of_order: false,
@@ -90,11 +102,15 @@ impl State {
         if !self.walking(pause) {
             self.visits.clear();
             self.plans.clear();
+            (self.since, self.visited) = (Instant::now(), 0);
         }
+        self.visited += 1;
         self.last = Some(Instant::now());
         let above = dir.parent();
+        let mut at_once = false;
         let children = above.as_ref().and_then(|above| {
-            let children = self.visits.get_mut(above)?;
+            let (listed, children) = self.visits.get_mut(above)?;
+            at_once = listed.elapsed() < AT_ONCE;
             *children += 1;
             Some(*children)
         });
@@ -102,12 +118,24 @@ impl State {
         let deep = above.and_then(|above| above.parent());
         let deep = children.is_some() && deep.is_some_and(|above| self.visits.contains(&above));
         let planned = self.plans.iter().any(|plan| Some(&plan.dir) == dir.parent().as_ref());
-        self.visits.put(dir.clone(), 0);
-        !self.out_of_order && (planned || deep || children >= Some(CHILDREN))
+        let elapsed = self.since.elapsed();
+        let fast = elapsed < pause
+            || f64::from(self.visited) * pause.as_secs_f64() >= SLOWEST * elapsed.as_secs_f64();
+        self.visits.put(dir.clone(), (Instant::now(), 0));
+        !self.out_of_order && fast && (planned || deep || at_once || children >= Some(CHILDREN))
     }
 
     fn walking(&self, pause: Duration) -> bool {
         self.last.is_some_and(|last| last.elapsed() <= pause)
+    }
+
+    fn abandon(&mut self, unit: &Unit) {
+        self.under_way.retain(|(other, _)| other != unit);
+        self.plans.retain(|plan| plan.dir != unit.dir);
+    }
+
+    fn is_wanted(&self, unit: &Unit) -> bool {
+        self.under_way.iter().any(|(other, _)| other == unit)
     }
 
     fn add(&mut self, plan: Plan) {
@@ -141,24 +169,27 @@ impl Shared {
             self.plan_above(dir);
             self.list_ahead(Some(dir));
         }
-        let mut pages = {
+        let (unit, mut pages) = {
             let state = self.walks.lock();
-            let unit = state.under_way.iter().find(|(unit, _)| unit.covers(dir));
-            unit.map(|(_, pages)| pages.clone())?
+            state.under_way.iter().find(|(unit, _)| unit.covers(dir)).cloned()?
         };
         let start = *pages.borrow_and_update();
-        while pages.changed().await.is_ok() && *pages.borrow_and_update() <= start + PATIENCE {
+        while pages.changed().await.is_ok() {
             if let Some(fresh) = self.listed(dir) {
                 return Some(fresh);
+            }
+            if *pages.borrow_and_update() >= start + PATIENCE {
+                // There is more below than was thought: it is planned anew from what is known then.
+                self.walks.lock().abandon(&unit);
+                break;
             }
         }
         self.listed(dir)
     }
 
-    /// The entries of a directory that may be believed, or that were listed ahead of this walk.
+    /// The entries of a directory that may be believed.
     fn listed(&self, dir: &TreePath) -> Option<Fresh> {
-        let walking = self.walks.lock().walking(self.known.ttl());
-        let fresh = self.known.listing(dir, walking)?;
+        let fresh = self.known.listing(dir)?;
         self.walks.moved.send_modify(|moved| *moved += 1);
         Some(fresh)
     }
@@ -168,18 +199,27 @@ impl Shared {
         let above = dir.parent();
         let walking = {
             let mut state = self.walks.lock();
-            state.last = Some(Instant::now());
+            let now = Instant::now();
+            state.last = Some(now);
+            if let Some((listed, _)) = state.visits.peek_mut(dir) {
+                *listed = now;
+            }
             state.plans.iter().any(|plan| Some(&plan.dir) == above.as_ref())
         };
-        if walking && self.plan(dir, listing, None) {
+        if walking && self.plan(dir, listing, None, None) {
             self.list_ahead(None);
         }
     }
 
-    /// Plans to list the siblings of `dir`, and what comes after the directory they are in.
-    fn plan_above(&self, dir: &TreePath) {
-        let planned = |dir: &TreePath| self.walks.lock().plans.iter().any(|plan| plan.dir == *dir);
-        let above: Vec<_> = std::iter::successors(dir.parent(), TreePath::parent).take(2).collect();
+    /// Plans to list the siblings of the directory at which a walk has `arrived`, and what comes after
+    /// the one they are in.
+    fn plan_above(&self, arrived: &TreePath) {
+        let planned = |dir: &TreePath| {
+            let state = self.walks.lock();
+            state.plans.iter().any(|plan| plan.dir == *dir && !plan.is_done())
+        };
+        let above: Vec<_> =
+            std::iter::successors(arrived.parent(), TreePath::parent).take(2).collect();
         for (depth, dir) in above.iter().enumerate().rev() {
             let visited = self.walks.lock().visits.contains(dir);
             if visited
@@ -187,17 +227,29 @@ impl Shared {
                 && let Some(listing) = self.known.old_listing(dir)
             {
                 let below = if depth == 0 { None } else { above[depth - 1].name() };
-                self.plan(dir, &listing, below);
+                self.plan(dir, &listing, Some(arrived), below);
             }
         }
     }
 
-    /// Plans to list the directories in `dir` that aren't known but for `except`; whether there
-    /// are any.
-    fn plan(&self, dir: &TreePath, listing: &Arc<Listing>, except: Option<&[u8]>) -> bool {
+    /// Plans to list the directories in `dir` that aren't known, with that at which a walk has
+    /// `arrived`, but without `except`; whether there are any.
+    fn plan(
+        &self,
+        dir: &TreePath,
+        listing: &Arc<Listing>,
+        arrived: Option<&TreePath>,
+        except: Option<&[u8]>,
+    ) -> bool {
         let Some(prefix) = prefix_of(dir) else { return false };
+        // A walk comes to a directory once.
+        let came = |path: &TreePath| self.walks.lock().visits.contains(path);
         let known = |name: &[u8]| {
-            Some(name) == except || dir.join(name).is_ok_and(|path| self.known.is_listed(&path))
+            let path = dir.join(name);
+            Some(name) == except
+                || path.is_ok_and(|path| {
+                    self.known.is_listed(&path) || came(&path) && Some(&path) != arrived
+                })
         };
         let Some(plan) = Plan::new(dir.clone(), prefix, listing.clone(), known) else {
             return false;
@@ -283,8 +335,13 @@ impl Shared {
     }
 
     fn has_room_for_walks(&self) -> bool {
-        let (ahead, used) = self.known.ahead();
-        ahead < (FIRST_AHEAD + 2 * used).min(MOST_AHEAD)
+        let (ahead, reached) = self.known.ahead();
+        // What the walk will come to in time.
+        let elapsed = self.walks.lock().since.elapsed();
+        let half = self.known.ttl().as_micros() / 2;
+        let soon = (reached as u128).saturating_mul(half) / elapsed.as_micros().max(1);
+        let soon = usize::try_from(soon).unwrap_or(usize::MAX);
+        ahead < soon.clamp(FIRST_AHEAD, MOST_AHEAD)
     }
 
     /// Makes one listing ahead; an error is left to be met by who comes there.
@@ -315,6 +372,9 @@ impl Shared {
                 if !matches!(timeout(self.known.ttl(), moved.changed()).await, Ok(Ok(()))) {
                     return;
                 }
+            }
+            if !self.walks.lock().is_wanted(unit) {
+                return;
             }
             let asked = Instant::now();
             match source.next().await {
