@@ -154,7 +154,7 @@ fn mount_8_finds_its_helper() {
         // Another user's home and name: only the options tell.
         let mut command = place.home.program(&helper, arguments);
         let output =
-            command.env("ATELIER_USER", "bob").env("HOME", "/nonexistent").output().unwrap();
+            command.env("ATELIER_USER", "bob").env("HOME", "/proc/nowhere").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     };

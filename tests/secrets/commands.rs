@@ -128,8 +128,8 @@ async fn the_command_starts_only_if_all_is_well() {
     let start = ["run", "--", "touch", marker.to_str().unwrap()];
     home.member("bob").await;
     refused(&home.command("bob", &start).output().unwrap(), 128, "isn't encrypted to you");
-    let nowhere = home.command("ada", &start).env("SOPS_AGE_KEY_FILE", "/nonexistent").output();
-    refused(&nowhere.unwrap(), 128, "/nonexistent");
+    let nowhere = home.command("ada", &start).env("SOPS_AGE_KEY_FILE", "/proc/nowhere").output();
+    refused(&nowhere.unwrap(), 128, "/proc/nowhere");
 
     let sealed = home.body("project").await;
     let text = String::from_utf8(sealed.clone()).unwrap();

@@ -121,7 +121,13 @@ impl Shared {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
         if !key.is_empty() {
-            return self.object(key);
+            let range = lines.iter().find_map(|line| {
+                let (name, value) = line.split_once(": bytes=")?;
+                let (first, last) = value.split_once('-')?;
+                name.eq_ignore_ascii_case("range").then_some(())?;
+                Some((first.parse().ok()?, last.parse().ok()?))
+            });
+            return self.object(key, range.unwrap_or((0, usize::MAX)));
         }
         let parameter = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -135,20 +141,21 @@ impl Shared {
         ("200 OK", headers, self.page(&prefix, delimiter.as_deref(), after, most.min(1000)))
     }
 
-    fn object(&self, key: &str) -> (&'static str, String, String) {
+    /// The bytes of an object, which are its key, from the first to the last that is wanted.
+    fn object(&self, key: &str, range: (usize, usize)) -> (&'static str, String, String) {
         let key = decode(key);
         let at = self.keys.before(&key);
         if at == self.keys.len || (self.keys.key)(at) != key {
             let body = "<Error><Code>NoSuchKey</Code></Error>".to_owned();
             return ("404 Not Found", String::new(), body);
         }
-        let last = key.len() - 1;
+        let (first, last) = (range.0.min(key.len() - 1), range.1.min(key.len() - 1));
         let headers = format!(
             "ETag: \"1\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
-             Content-Range: bytes 0-{last}/{}\r\n",
+             Content-Range: bytes {first}-{last}/{}\r\n",
             key.len()
         );
-        ("206 Partial Content", headers, key)
+        ("206 Partial Content", headers, key[first..=last].to_owned())
     }
 
     /// A page of a listing, see `ListObjectsV2` in the S3 API.
