@@ -148,13 +148,14 @@ fn mount_8_finds_its_helper() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_atelier"), &helper).unwrap();
     let options =
         format!("ro,nodev,x-systemd.automount,as=ada,home={}", place.home.atelier().display());
+    let elsewhere = tempfile::tempdir().unwrap();
     let call = |more: &[&str]| {
         let mut arguments = vec!["lab/cats/tabby", place.dir(), "-o", &options];
         arguments.extend(more);
         // Another user's home and name: only the options tell.
         let mut command = place.home.program(&helper, arguments);
         let output =
-            command.env("ATELIER_USER", "bob").env("HOME", "/proc/nowhere").output().unwrap();
+            command.env("ATELIER_USER", "bob").env("HOME", elsewhere.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     };
