@@ -1,7 +1,7 @@
 //! Blocks of remote objects, kept in memory up to a bound and fetched once, whoever asks.
 //!
-//! What is missing enters as a [`piece`] before its bytes do; neighbours that are missing are one
-//! run, which one request [fills](fill) piece by piece as the bytes come. Where blocks are kept
+//! What is missing enters as a piece before its bytes do; neighbours that are missing are one
+//! run, which one request fills piece by piece as the bytes come. Where blocks are kept
 //! besides memory, a run looks there before it fetches, and leaves there what it fetched.
 
 use std::fmt;
