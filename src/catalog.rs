@@ -17,9 +17,12 @@ use sqlx::{Any, AnyPool, Transaction};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 mod access;
+pub mod collect;
 mod community;
+mod content;
 mod database;
 mod environment;
+mod lease;
 mod member;
 pub mod model;
 pub mod name;
@@ -30,6 +33,8 @@ mod resource;
 mod share;
 mod version;
 
+pub use content::{StoreIdentity, StoredObject};
+pub use lease::{LEASE, Reader, Writer};
 pub use model::*;
 pub use name::{CommunityName, ProjectName, Reference};
 pub use version::checkpoint_name;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use crate::catalog::{Reader, StoredObject, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::{Depth, ObjectStore, PutMode};
 
@@ -58,6 +59,14 @@ impl Area {
         }
     }
 
+    /// The word for it in the catalogue.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Meta => "meta",
+        }
+    }
+
     /// The key of an object: two digits of its id keep directories short.
     pub fn key(self, id: &Id) -> String {
         let id = id.to_string();
@@ -80,7 +89,7 @@ pub struct Run<P = Id> {
 
 /// Reads frames out of the packs of a store. Clones share their caches.
 #[derive(Clone)]
-pub struct Packs(Arc<Shared>);
+pub struct Packs(Arc<Shared>, Role);
 
 struct Shared {
     store: Arc<dyn ObjectStore>,
@@ -88,12 +97,43 @@ struct Shared {
     footers: Recent<Id, Arc<Footer>>,
 }
 
+/// As what somebody works on a store.
+#[derive(Clone)]
+enum Role {
+    /// As the only one: there is no catalogue that has to know.
+    Owner,
+    /// He looks at what a catalogue knows.
+    Visitor,
+    /// He reads versions, which stay while he does.
+    Reader(Reader),
+    /// He adds objects, which the catalogue is told of.
+    Writer(Writer),
+}
+
 impl Packs {
     /// Works on the packs in `store`.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         let decoded = Recent::new(DECODED_BUDGET);
         let footers = Recent::new(FOOTER_BUDGET);
-        Self(Arc::new(Shared { store, decoded, footers }))
+        Self(Arc::new(Shared { store, decoded, footers }), Role::Owner)
+    }
+
+    /// The same packs, which belong to a catalogue: only a writer may add to them.
+    #[must_use]
+    pub fn of_catalogue(&self) -> Self {
+        Self(self.0.clone(), Role::Visitor)
+    }
+
+    /// The same packs for who adds to them.
+    #[must_use]
+    pub fn for_writer(&self, writer: Writer) -> Self {
+        Self(self.0.clone(), Role::Writer(writer))
+    }
+
+    /// The same packs for who reads versions that he holds.
+    #[must_use]
+    pub fn for_reader(&self, reader: Reader) -> Self {
+        Self(self.0.clone(), Role::Reader(reader))
     }
 
     /// The store behind the packs.
@@ -101,9 +141,51 @@ impl Packs {
         &self.0.store
     }
 
-    /// Writes an object under the hash of its bytes; it is durable when this returns.
-    pub async fn put(&self, area: Area, id: &Id, bytes: Bytes) -> Result<()> {
-        self.0.store.put(&area.key(id), bytes, PutMode::Overwrite).await.map(|_| ())
+    /// Writes an object under the hash of its bytes; it is durable when this returns `true`.
+    /// `false` means that there was an object of this name which was collected: nothing may be
+    /// stored under it any more.
+    ///
+    /// # Errors
+    /// Those of the store and of the catalogue; `NotPermitted` for who isn't a writer.
+    #[must_use = "the object may not be there"]
+    pub async fn put(&self, area: Area, id: &Id, bytes: Bytes) -> Result<bool> {
+        let key = area.key(id);
+        let writer = match &self.1 {
+            Role::Owner => None,
+            Role::Writer(writer) => Some(writer),
+            Role::Visitor | Role::Reader(_) => {
+                let message = format!("{key} can't be stored by who only reads");
+                return Err(Error::new(ErrorKind::NotPermitted, message));
+            }
+        };
+        if let Some(writer) = writer {
+            let (id, area) = (id.to_string(), area.name().to_owned());
+            let object = StoredObject { id, area, bytes: bytes.len() as u64 };
+            if !writer.announce(&object).await? {
+                return Ok(false);
+            }
+        }
+        self.0.store.put(&key, bytes, PutMode::Overwrite).await?;
+        if let Some(writer) = writer {
+            writer.arrived(&id.to_string());
+        }
+        Ok(true)
+    }
+
+    /// Writes a pack under the hash of its bytes, or with a frame more under another one if that
+    /// name can't be used any more; returns the name. It is durable then.
+    ///
+    /// # Errors
+    /// Those of [`put`](Self::put).
+    pub async fn put_pack(&self, area: Area, id: Id, pack: Bytes) -> Result<Id> {
+        if self.put(area, &id, pack.clone()).await? {
+            return Ok(id);
+        }
+        let (id, pack) = pack::salted(&pack)?;
+        if self.put(area, &id, pack).await? {
+            return Ok(id);
+        }
+        Err(Error::new(ErrorKind::Io, format!("no name is left for pack {id}")))
     }
 
     /// Reads a whole object that isn't a pack and checks it against its id.
@@ -133,20 +215,12 @@ impl Packs {
         self.0.footers.get_or_load(*pack, load).await
     }
 
-    /// All data frames in the store, for finding out what needn't be stored again.
+    /// All data frames in the store that may be used, for finding out what needn't be stored
+    /// again.
     ///
     /// A pack that can't be understood is left out: nothing may come to depend on it.
     pub async fn index(&self) -> Result<Index> {
-        let mut packs = Vec::new();
-        let mut pages = self.0.store.list(Area::Data.prefix(), Depth::All);
-        while let Some(page) = pages.try_next().await? {
-            let ids = page.objects.iter().filter_map(|object| {
-                let id: Id = object.key.rsplit('/').next()?.parse().ok()?;
-                (Area::Data.key(&id) == object.key).then_some((id, object.size))
-            });
-            packs.extend(ids);
-        }
-        let footers = packs.into_iter().map(|(id, size)| async move {
+        let footers = self.usable().await?.into_iter().map(|(id, size)| async move {
             (id, self.load_footer_of(Area::Data, &id, size).await)
         });
         let mut footers = stream::iter(footers).buffered(FOOTERS_AT_ONCE);
@@ -163,8 +237,28 @@ impl Packs {
         Ok(index)
     }
 
+    /// The data packs that what is written now may refer to, with their lengths in bytes: those
+    /// that the catalogue says are live, or all that are there.
+    pub async fn usable(&self) -> Result<Vec<(Id, u64)>> {
+        if let Role::Writer(writer) = &self.1 {
+            let live = writer.live_objects().await?;
+            let data = live.into_iter().filter(|object| object.area == Area::Data.name());
+            return data.map(|object| Ok((object.id.parse()?, object.bytes))).collect();
+        }
+        let mut packs = Vec::new();
+        let mut pages = self.0.store.list(Area::Data.prefix(), Depth::All);
+        while let Some(page) = pages.try_next().await? {
+            let ids = page.objects.iter().filter_map(|object| {
+                let id: Id = object.key.rsplit('/').next()?.parse().ok()?;
+                (Area::Data.key(&id) == object.key).then_some((id, object.size))
+            });
+            packs.extend(ids);
+        }
+        Ok(packs)
+    }
+
     async fn load_footer(&self, area: Area, pack: &Id) -> Result<Footer> {
-        let meta = self.0.store.head(&area.key(pack)).await.map_err(missing_is_damage)?;
+        let meta = self.0.store.head(&area.key(pack)).await.map_err(|error| self.missing(error))?;
         self.load_footer_of(area, pack, meta.size).await
     }
 
@@ -179,16 +273,26 @@ impl Packs {
     }
 
     async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.0.store.get(key, range, None).await.map_err(missing_is_damage)
+        self.0.store.get(key, range, None).await.map_err(|error| self.missing(error))
     }
-}
 
-/// What a version needs and the store doesn't have is damage, not a file that isn't there.
-fn missing_is_damage(error: Error) -> Error {
-    if error.kind() != ErrorKind::NotFound {
-        return error;
+    /// What a version needs and the store doesn't have is damage, not a file that isn't there;
+    /// unless it was collected since nobody knew any more that it was read.
+    fn missing(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        match &self.1 {
+            Role::Reader(reader) if reader.has_lapsed() => {
+                let message = format!("{error}: the version was deleted and collected");
+                Error::new(ErrorKind::StaleHandle, message).with_hint(
+                    "this process wasn't heard of for longer than its lease: mount the project \
+                     again",
+                )
+            }
+            _ => Error::new(ErrorKind::Damaged, error.to_string()),
+        }
     }
-    Error::new(ErrorKind::Damaged, error.to_string())
 }
 
 fn damaged(key: &str, what: &str) -> Error {

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod format;
 mod read;
 pub mod restore;
+mod seal;
 pub mod verify;
 
 pub use capture::{Capture, Captured, Progress, Skipped};

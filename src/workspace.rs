@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::cache::disk::DiskCache;
 use crate::cache::{self, BlockCache};
-use crate::catalog::{self, Catalog, Kind, Project, Resource, Role};
+use crate::catalog::{self, Catalog, Kind, Project, Resource, Role, Writer};
 use crate::chunk::Packs;
 use crate::config::{CacheSize, Config, Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
@@ -62,7 +62,7 @@ impl Workspace {
         disk: impl FnOnce(Arc<Metrics>) -> Option<DiskCache>,
     ) -> Result<Self> {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
-        let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?));
+        let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?)).of_catalogue();
         let metrics = Arc::<Metrics>::default();
         let memory = cache::affordable(serving.memory);
         let blocks = Arc::new(BlockCache::over(disk(metrics.clone()), memory, metrics.clone()));
@@ -76,6 +76,16 @@ impl Workspace {
     /// `InvalidInput` when no project is named; `NotFound` when there is none of that name.
     pub async fn project(&self) -> Result<Project> {
         self.catalog.project_or_selected(self.config.project.as_deref()).await
+    }
+
+    /// Begins to write: what the returned packs are given belongs to the writer, who publishes it
+    /// or ends. What is to be built upon has to be looked up afterwards.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin_writing(&self) -> Result<(Packs, Writer)> {
+        let writer = self.catalog.begin_writing(catalog::LEASE).await?;
+        Ok((self.packs.for_writer(writer.clone()), writer))
     }
 
     /// Leaves a copy of a version's record beside its content, from which the catalogue could be

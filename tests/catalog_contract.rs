@@ -55,7 +55,7 @@ fn new(kind: Kind, name: &str) -> NewResource {
 }
 
 fn root(text: &str) -> NewVersion {
-    NewVersion { root: text.to_owned(), files: 3, bytes: 300, spec: json!({}) }
+    NewVersion { root: text.to_owned(), files: 3, bytes: 300, spec: json!({}), needs: vec![] }
 }
 
 async fn dataset(catalog: &Catalog, project: &Project, name: &str) -> Resource {

@@ -56,7 +56,13 @@ impl Fixture {
             description: String::new(),
             spec: json!({}),
         };
-        let version = NewVersion { root: root.to_owned(), files: 1, bytes: 1, spec: json!({}) };
+        let version = NewVersion {
+            root: root.to_owned(),
+            files: 1,
+            bytes: 1,
+            spec: json!({}),
+            needs: vec![],
+        };
         self.catalog.publish_version(&self.project, new, version).await.unwrap();
         tokio::time::sleep(UNTIL_FRESH).await;
     }

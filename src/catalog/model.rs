@@ -313,6 +313,8 @@ pub struct NewVersion {
     pub bytes: u64,
     /// What else is known of it, by kind.
     pub spec: serde_json::Value,
+    /// The objects of the content store that it needs, its root among them.
+    pub needs: Vec<String>,
 }
 
 /// Changes to a version; what is `None` stays.

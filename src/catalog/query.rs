@@ -160,7 +160,7 @@ pub(super) fn word_or_none<T: std::str::FromStr<Err = crate::error::Error>>(
     word.map(|word| word.parse()).transpose().map_err(|error| damaged(name, error))
 }
 
-fn word<T: std::str::FromStr<Err = crate::error::Error>>(
+pub(super) fn word<T: std::str::FromStr<Err = crate::error::Error>>(
     row: &AnyRow,
     name: &'static str,
 ) -> Result<T> {

@@ -159,7 +159,7 @@ impl Catalog {
     }
 }
 
-async fn by_id(db: &mut AnyConnection, id: &Id) -> Result<Resource> {
+pub(super) async fn by_id(db: &mut AnyConnection, id: &Id) -> Result<Resource> {
     let row = sqlx::query(select_resources!("WHERE r.id = $1"))
         .bind(id.as_str())
         .fetch_optional(db)

@@ -9,7 +9,7 @@ use super::model::{
     Id, Kind, NewResource, NewVersion, Project, Resource, Role, Version, VersionChange,
 };
 use super::resource::{self, insert, own, shown, store};
-use super::{Catalog, commit, name, query};
+use super::{Catalog, Writer, commit, content, name, query};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many checkpoints a project keeps that aren't pinned; one more drops the oldest.
@@ -27,9 +27,21 @@ impl Catalog {
     /// # Errors
     /// `StorageFull` for one pinned checkpoint too many, `AlreadyExists` for its name;
     /// `InvalidInput` for a name, or a kind that has no versions; `AlreadyExists` for a
-    /// checkpoint, which has just one; `PermissionDenied` below Developer.
+    /// checkpoint, which has just one; `PermissionDenied` below Developer; `StaleHandle` when
+    /// something that the version needs isn't in the content store any more.
     pub async fn publish_version(
         &self,
+        project: &Project,
+        new: NewResource,
+        version: NewVersion,
+    ) -> Result<(Resource, Version)> {
+        self.publish_for(None, project, new, version).await
+    }
+
+    /// Does so for a writer, once, and ends him.
+    pub(super) async fn publish_for(
+        &self,
+        writer: Option<&Writer>,
         project: &Project,
         new: NewResource,
         version: NewVersion,
@@ -42,6 +54,14 @@ impl Catalog {
         }
         let mut db = self.write().await?;
         self.require(&mut db, project, Role::Developer).await?;
+        if let Some(done) = published_by(&mut db, writer).await? {
+            return Ok(done);
+        }
+        content::advance(&mut db).await?;
+        if let Some(writer) = writer {
+            writer.note_durable(&mut db).await?;
+        }
+        content::need(&mut db, &version.root, &version.needs).await?;
         let found = own(&mut db, &project.id, new.kind, &new.name).await?;
         let resource = match found {
             None => insert(&mut db, project, self.user(), &new).await?,
@@ -68,7 +88,7 @@ impl Catalog {
         .await?;
         sqlx::query(
             "INSERT INTO version (resource, number, root, files, bytes, active, spec, creator, \
-             created) VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8)",
+             created, writer) VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8, $9)",
         )
         .bind(resource.id.as_str())
         .bind(number)
@@ -78,6 +98,7 @@ impl Catalog {
         .bind(version.spec.to_string())
         .bind(self.user())
         .bind(now())
+        .bind(writer.map(Writer::id))
         .execute(&mut *db)
         .await
         .map_err(failed)?;
@@ -88,6 +109,9 @@ impl Catalog {
             drop_oldest(&mut db, project, &resource).await?;
         }
         let made = find(&mut db, &resource, number).await?;
+        if let Some(writer) = writer {
+            writer.give_back(&mut db).await?;
+        }
         commit(db).await?;
         Ok((resource, made))
     }
@@ -324,6 +348,22 @@ fn set_pinned_name(checkpoint: &mut Resource, name: Option<&str>) -> Result<()> 
         };
     }
     Ok(())
+}
+
+/// What a writer has published already: he was asked before, and didn't learn that he was heard.
+async fn published_by(
+    db: &mut AnyConnection,
+    writer: Option<&Writer>,
+) -> Result<Option<(Resource, Version)>> {
+    let Some(writer) = writer else { return Ok(None) };
+    let row = sqlx::query("SELECT * FROM version WHERE writer = $1")
+        .bind(writer.id())
+        .fetch_optional(&mut *db)
+        .await
+        .map_err(failed)?;
+    let Some(row) = row else { return Ok(None) };
+    let version = query::version(&row)?;
+    Ok(Some((resource::by_id(db, &version.resource).await?, version)))
 }
 
 async fn all(db: &mut AnyConnection, resource: &Id) -> Result<Vec<Version>> {

@@ -21,6 +21,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{self, Codec};
 use super::{Id, Run};
+use crate::error::{Error, ErrorKind};
 
 /// A pack is complete when its frames take this much, in bytes.
 pub const TARGET_LEN: usize = 32 << 20;
@@ -164,6 +165,24 @@ impl Builder {
         let bytes = self.bytes.freeze();
         (Id::of(&bytes), bytes)
     }
+}
+
+/// A pack of the same frames and one that nobody asked for, so that it has another name.
+///
+/// # Errors
+/// `Damaged` when it isn't a pack; `Io` when the system has no random numbers.
+pub(super) fn salted(pack: &Bytes) -> Result<(Id, Bytes), Error> {
+    let footer = Footer::parse(pack, pack.len() as u64)
+        .map_err(|what| Error::new(ErrorKind::Damaged, format!("a pack can't be read: {what}")))?;
+    let mut salt = vec![0; 16];
+    getrandom::fill(&mut salt).map_err(|error| {
+        Error::new(ErrorKind::Io, "the system has no random numbers").with_source(error)
+    })?;
+    let end = footer.frames.last().map_or(0, |last| last.place.range().end);
+    let end = usize::try_from(end).unwrap_or(pack.len());
+    let mut builder = Builder { bytes: BytesMut::from(&pack[..end]), frames: footer.frames };
+    builder.push(&Frame::new(Id::of(&salt), salt.into()));
+    Ok(builder.finish())
 }
 
 /// The trailer without its CRC.
@@ -310,6 +329,16 @@ mod tests {
             assert!(Footer::parse(&changed, changed.len() as u64).is_err(), "byte {at}");
         }
         assert!(Footer::parse(&bytes, bytes.len() as u64 + 1).is_err());
+    }
+
+    #[test]
+    fn a_salted_pack_has_the_same_frames_and_another_name() {
+        let (stored, bytes) = pack_of(&[b"hello".to_vec(), vec![b'a'; 2000]]);
+        let (id, salted) = salted(&bytes).unwrap();
+        assert_ne!(id, Id::of(&bytes));
+        let footer = Footer::parse(&salted, salted.len() as u64).unwrap();
+        assert_eq!(footer.frames()[..2], stored);
+        assert_eq!(footer.frames().len(), 3);
     }
 
     proptest! {

@@ -78,8 +78,7 @@ impl PackWriter {
         let (packs, area) = (self.packs.clone(), self.area);
         self.uploads.push_back(self.runtime.spawn(async move {
             let (id, bytes) = spawn_blocking(move || full.finish()).await.map_err(stopped)?;
-            packs.put(area, &id, bytes).await?;
-            Ok(id)
+            packs.put_pack(area, id, bytes).await
         }));
         Ok(())
     }

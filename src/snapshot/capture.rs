@@ -5,7 +5,7 @@
 //! same version. Packs are durable before the pages that name them, those before the root. Who
 //! publishes the root does so last: a capture that dies leaves nothing but orphans.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +32,7 @@ mod walk;
 
 use layout::Layout;
 use read::{Job, Part};
-use store::{Frames, Pages};
+use store::{Finished, Frames, Pages};
 use walk::{Found, Walk, What};
 
 /// Files that are read ahead of the one that is stored; each holds up to 512 KiB, or a few chunks.
@@ -83,6 +83,8 @@ pub struct Captured {
     pub stored: u64,
     /// Bytes of files that were in the store already.
     pub reused: u64,
+    /// All objects that it needs, for who publishes it.
+    pub needs: BTreeSet<Id>,
     /// What is not in the version, or not as it was at one moment.
     pub skipped: Vec<Skipped>,
 }
@@ -233,10 +235,10 @@ impl Assembly<'_> {
     fn finish(mut self, mode: u32, mtime: Mtime) -> Result<Captured> {
         let stored_data = self.frames.finish()?;
         self.release()?;
-        let (root, totals, stored_meta) = self.pages.finish(mode, mtime)?;
+        let Finished { root, totals, stored, needs } = self.pages.finish(mode, mtime)?;
         let reused = self.progress.reused.load(Ordering::Relaxed);
-        let stored = stored_data + stored_meta;
-        Ok(Captured { root, totals, stored, reused, skipped: self.skipped })
+        let stored = stored_data + stored;
+        Ok(Captured { root, totals, stored, reused, needs, skipped: self.skipped })
     }
 
     /// Stores what is next in order.

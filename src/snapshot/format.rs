@@ -9,7 +9,8 @@
 //!   "ATPG" 1                              "ATRT" 1
 //!   packs:       n, n × id                mode, mtime of the top directory
 //!   directories: n, n × bytes             files, directories, symlinks, bytes
-//!   entries:     n, n × entry             packs of pages: n, n × id
+//!   entries:     n, n × entry             salt (bytes)
+//!                                         packs of pages: n, n × id
 //!                                         pages: n, n × page reference
 //! entry
 //!   directory (an index), name (bytes)  page reference
@@ -23,7 +24,8 @@
 //!
 //! Numbers are unsigned LEB128, signed ones zigzag; an mtime is seconds (signed) and nanoseconds;
 //! bytes are a length and that many bytes. The id of a file of runs is the BLAKE3 of the ids of
-//! its chunks.
+//! its chunks. A salt means nothing: it gives a root another name, where an equal one was
+//! collected.
 
 use std::time::{Duration, SystemTime};
 

@@ -53,7 +53,9 @@ async fn save_what_is_there(
     notebook: Option<&str>,
 ) -> Result<()> {
     let files = TreePath::parse("files")?;
-    let present = Capture::new().directory(files, &saver.files).run(&workspace.packs).await?;
+    // What is stored here is found again when it is saved; the writer ends without publishing.
+    let (packs, writer) = workspace.begin_writing().await?;
+    let present = Capture::new().directory(files, &saver.files).run(&packs).await?;
     if let Some(skipped) = present.skipped.first() {
         return Err(Error::new(
             ErrorKind::ResourceBusy,
@@ -64,12 +66,12 @@ async fn save_what_is_there(
     if present.totals.files + present.totals.symlinks == 0 {
         return Ok(());
     }
-    let present = Version::open(workspace.packs.clone(), present.root).await?;
+    let present = Version::open(packs, present.root).await?;
     // If the newest one is damaged, the files are saved once more.
     if let Some(newest) = saver.newest().await?
         && has_same_files(&present, &newest).await.unwrap_or(false)
     {
-        return Ok(());
+        return writer.end().await;
     }
     let notebook = match notebook {
         Some(path) => saver.notebook_as_it_is(path).await?,
@@ -84,7 +86,7 @@ async fn save_what_is_there(
         ));
     }
     saver.publish(stored).await?;
-    Ok(())
+    writer.end().await
 }
 
 /// Whether two versions hold the same project files; when those were changed doesn't matter.

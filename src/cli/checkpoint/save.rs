@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 
 use super::{Line, Operation, Spec, find};
-use crate::catalog::{Kind, NewResource, NewVersion, Project, checkpoint_name};
+use crate::catalog::{Kind, NewResource, NewVersion, Project, Writer, checkpoint_name};
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::notebook::Notebook;
@@ -54,6 +54,7 @@ pub(super) struct Saved {
 pub(super) struct Stored {
     line: Line,
     captured: Captured,
+    writer: Writer,
 }
 
 impl Draft {
@@ -125,7 +126,8 @@ impl<'a> Saver<'a> {
 
     /// Puts a checkpoint into the store.
     pub(super) async fn capture(&self, draft: Draft) -> Result<Stored> {
-        let Workspace { catalog, packs, .. } = self.workspace;
+        let catalog = &self.workspace.catalog;
+        let (packs, writer) = self.workspace.begin_writing().await?;
         let id = checkpoint_name(catalog.next_checkpoint_number(self.project).await?);
         let (files, bytes) = count(&self.files);
         let notebook = draft.notebook.as_ref().and_then(|saved| saved.notebook.as_ref());
@@ -162,15 +164,15 @@ impl<'a> Saver<'a> {
         if let Some(previous) = self.newest().await? {
             capture = capture.since(previous);
         }
-        let captured = capture.run(packs).await?;
+        let captured = capture.run(&packs).await?;
         line.spec.files = captured.totals.files.saturating_sub(own_files);
         line.spec.bytes = captured.totals.bytes.saturating_sub(own_bytes);
-        Ok(Stored { line, captured })
+        Ok(Stored { line, captured, writer })
     }
 
     /// Makes a stored checkpoint one of the project's, and tells of it.
     pub(super) async fn publish(&self, stored: Stored) -> Result<Line> {
-        let Stored { line, captured } = stored;
+        let Stored { line, captured, writer } = stored;
         let mut spec = serde_json::to_value(&line.spec).map_err(unwritten)?;
         if let Some(name) = &line.name {
             spec["pinned_name"] = name.as_str().into();
@@ -186,8 +188,9 @@ impl<'a> Saver<'a> {
             files: captured.totals.files,
             bytes: captured.totals.bytes,
             spec: serde_json::Value::Null,
+            needs: captured.needs.iter().map(ToString::to_string).collect(),
         };
-        let published = self.workspace.catalog.publish_version(self.project, new, version).await?;
+        let published = writer.publish(self.project, new, version).await?;
         for skipped in captured.skipped.iter().take(NAMED) {
             table::say(format!("left out: {}: {}", skipped.path, skipped.reason));
         }

@@ -10,8 +10,9 @@ use indicatif::{HumanBytes, ProgressBar};
 
 use super::{Context, Described, NAMED, require_developer};
 use crate::catalog::{
-    Kind, NewResource, NewVersion, Project, Resource, ResourceChange, Version, name,
+    Kind, NewResource, NewVersion, Project, Resource, ResourceChange, Version, Writer, name,
 };
+use crate::chunk::Packs;
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::path::TreePath;
@@ -51,8 +52,24 @@ impl Create {
             return Err(Error::new(ErrorKind::NotADirectory, message)
                 .with_hint("a dataset is made of a directory"));
         }
+        let (packs, writer) = workspace.begin_writing().await?;
+        let made = self.make(context, workspace, project, &packs, &writer).await;
+        if let Err(error) = writer.end().await {
+            tracing::warn!("the lease on the content store isn't given back: {error:?}");
+        }
+        made
+    }
+
+    async fn make(
+        &self,
+        context: &Context,
+        workspace: &Workspace,
+        project: &Project,
+        packs: &Packs,
+        writer: &Writer,
+    ) -> Result<()> {
         let previous = previous(workspace, project, &self.name).await?;
-        let captured = self.capture(workspace, previous.as_ref()).await?;
+        let captured = self.capture(packs, previous.as_ref()).await?;
         self.report(&captured)?;
         if let Some((resource, version)) = previous
             && version.root == captured.root.to_string()
@@ -70,8 +87,9 @@ impl Create {
             files: captured.totals.files,
             bytes: captured.totals.bytes,
             spec: serde_json::json!({ "stored": captured.stored, "reused": captured.reused }),
+            needs: captured.needs.iter().map(ToString::to_string).collect(),
         };
-        let (resource, version) = workspace.catalog.publish_version(project, new, version).await?;
+        let (resource, version) = writer.publish(project, new, version).await?;
         if let Err(error) = workspace.keep_record(&resource, &version).await {
             tracing::warn!("the copy of the record isn't kept: {error:?}");
         }
@@ -88,7 +106,7 @@ impl Create {
 
     async fn capture(
         &self,
-        workspace: &Workspace,
+        packs: &Packs,
         previous: Option<&(Resource, Version)>,
     ) -> Result<Captured> {
         let progress = Arc::new(Progress::default());
@@ -96,14 +114,14 @@ impl Create {
             Capture::new().directory(TreePath::root(), &self.source).progress(progress.clone());
         if let Some((_, version)) = previous {
             // One that is damaged is no help, but no reason to refuse its repair either.
-            match snapshot::Version::open(workspace.packs.clone(), version.root.parse()?).await {
+            match snapshot::Version::open(packs.clone(), version.root.parse()?).await {
                 Ok(version) => capture = capture.since(version),
                 Err(error) => tracing::warn!("the previous version isn't used: {error:?}"),
             }
         }
         let bar = ProgressBar::new_spinner();
         let mut tick = tokio::time::interval(Duration::from_millis(100));
-        let mut run = std::pin::pin!(capture.run(&workspace.packs));
+        let mut run = std::pin::pin!(capture.run(packs));
         let captured = loop {
             tokio::select! {
                 captured = &mut run => break captured,

@@ -1,7 +1,7 @@
 //! The two ends of a capture: frames go into packs, entries into pages.
 
 use std::cmp::Ordering as Order;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,6 +18,7 @@ use crate::chunk::{Area, Frame, Id, Packs, Place};
 use crate::error::Result;
 use crate::snapshot::format::{EncodedPage, Entry, Mtime, PageBuilder, PageRef, Root, Totals};
 use crate::snapshot::read::{Named, Version};
+use crate::snapshot::seal;
 
 /// A pack of pages is complete when it takes this much, in bytes.
 const META_TARGET_LEN: usize = 4 << 20;
@@ -88,6 +89,16 @@ impl Frames {
     }
 }
 
+/// A version whose root is stored.
+pub(super) struct Finished {
+    pub(super) root: Id,
+    pub(super) totals: Totals,
+    /// How many bytes pages and root take.
+    pub(super) stored: u64,
+    /// All objects that the version needs.
+    pub(super) needs: BTreeSet<Id>,
+}
+
 /// Entries on their way into pages.
 pub(super) struct Pages {
     packs: Packs,
@@ -102,6 +113,8 @@ pub(super) struct Pages {
     /// The pages so far, with the number of their pack where it isn't durable yet.
     done: Vec<(PageRef, Option<usize>)>,
     totals: Totals,
+    /// The packs that files are in.
+    needs: BTreeSet<Id>,
 }
 
 impl Pages {
@@ -118,6 +131,7 @@ impl Pages {
             next_previous: None,
             done: Vec::new(),
             totals: Totals::default(),
+            needs: BTreeSet::new(),
         }
     }
 
@@ -137,14 +151,15 @@ impl Pages {
             entry.content = previous.content;
         }
         self.totals.count(&entry.content);
+        self.needs.extend(entry.content.packs());
         if let Some(page) = self.builder.push(directory, name, &entry) {
             self.store(page)?;
         }
         Ok(())
     }
 
-    /// Stores the last pages and then the root, and returns its id and the bytes it all takes.
-    pub(super) fn finish(mut self, mode: u32, mtime: Mtime) -> Result<(Id, Totals, u64)> {
+    /// Stores the last pages and then the root.
+    pub(super) fn finish(mut self, mode: u32, mtime: Mtime) -> Result<Finished> {
         if let Some(page) = self.builder.cut() {
             self.store(page)?;
         }
@@ -153,11 +168,13 @@ impl Pages {
             Some(number) => PageRef { pack: durable[number], ..page },
             None => page,
         });
-        let root = Root { mode, mtime, totals: self.totals, pages: pages.collect() }.encode();
-        let id = Id::of(&root);
-        let stored = self.writer.stored() + root.len() as u64;
-        self.runtime.block_on(self.packs.put(Area::Meta, &id, root))?;
-        Ok((id, self.totals, stored))
+        let (totals, salt) = (self.totals, Bytes::new());
+        let root = Root { mode, mtime, totals, salt, pages: pages.collect() };
+        let mut needs = self.needs;
+        needs.extend(root.pages.iter().map(|page| page.pack));
+        let (id, len) = self.runtime.block_on(seal::store_root(&self.packs, root))?;
+        needs.insert(id);
+        Ok(Finished { root: id, totals, stored: self.writer.stored() + len, needs })
     }
 
     fn store(&mut self, page: EncodedPage) -> Result<()> {

@@ -18,6 +18,8 @@ pub struct Root {
     pub mtime: Mtime,
     /// What the version holds.
     pub totals: Totals,
+    /// Bytes that mean nothing, where the root would have a name that can't be used any more.
+    pub salt: Bytes,
     /// Its pages, in order.
     pub pages: Vec<PageRef>,
 }
@@ -78,6 +80,7 @@ impl Root {
             symlinks: decoder.u64()?,
             bytes: decoder.u64()?,
         };
+        let salt = decoder.bytes()?;
         let packs = decoder.list(Decoder::id)?;
         let pages = decoder.list(|decoder| {
             let (first, count) = (decoder.bytes()?, decoder.u64()?);
@@ -89,7 +92,7 @@ impl Root {
         if !pages.is_sorted_by(|one, two| one.first < two.first) {
             return Err("its pages aren't sorted");
         }
-        Ok(Self { mode, mtime, totals, pages })
+        Ok(Self { mode, mtime, totals, salt, pages })
     }
 
     /// Writes it.
@@ -115,6 +118,7 @@ impl Root {
         for total in [files, directories, symlinks, bytes] {
             encode::number(&mut out, total);
         }
+        encode::bytes(&mut out, &self.salt);
         encode::number(&mut out, packs.len() as u64);
         for pack in &packs {
             encode::id(&mut out, pack);
@@ -145,6 +149,7 @@ mod tests {
             mode: 0o755,
             mtime: Mtime { seconds: -1, nanos: 999_999_999 },
             totals: Totals { files: 1400, directories: 3, symlinks: 1, bytes: 1 << 40 },
+            salt: Bytes::new(),
             pages: vec![page("\0a", "one"), page("b\0x", "two"), page("c\0", "one")],
         }
     }
@@ -159,7 +164,8 @@ mod tests {
     /// The bytes are a promise: versions of today must be readable for ever.
     #[test]
     fn a_root_is_these_bytes() {
-        let root = Root { pages: sample().pages[..1].to_vec(), ..sample() };
+        let salt = Bytes::from_static(b"\xab\xcd");
+        let root = Root { salt, pages: sample().pages[..1].to_vec(), ..sample() };
         let (pack, id) = (Id::of(b"one").to_string(), Id::of(b"\0a").to_string());
         let expected = [
             "4154525401",
@@ -170,6 +176,7 @@ mod tests {
             "03",
             "01",
             "808080808020",
+            "02abcd",
             "01",
             &pack,
             "01",
