@@ -19,17 +19,19 @@ class Built:
 
     atelier: Path
     load: Path
-    sdk: Path
+    sdk: Path | None = None
 
 
-def build(atelier: str | None, programs: str | None) -> Built:
+def build(
+    atelier: str | None, programs: str | None, wanted: tuple = ("atelier", "load", "sdk")
+) -> Built:
     """Builds in release mode what isn't named: `atelier`, and the folder of `load` and `sdk`."""
     built = {}
     if atelier:
         built["atelier"] = Path(atelier).resolve()
     if programs:
-        built |= {name: Path(programs).resolve() / name for name in ("load", "sdk")}
-    missing = [name for name in ("atelier", "load", "sdk") if name not in built]
+        built |= {name: Path(programs).resolve() / name for name in wanted[1:]}
+    missing = [name for name in wanted if name not in built]
     if missing:
         say("building", *missing)
         command = ["cargo", "build", "--release", "--locked", "--message-format=json"]

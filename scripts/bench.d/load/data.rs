@@ -22,8 +22,11 @@ pub(crate) struct Make {
     /// How many files are in small/
     #[arg(long)]
     small: u64,
+    /// How many directories these are in
+    #[arg(long, default_value_t = 4)]
+    dirs: u64,
     /// How many files are in tree/
-    #[arg(long)]
+    #[arg(long, default_value_t = 0)]
     tree: u64,
 }
 
@@ -37,7 +40,7 @@ impl Make {
         }
         large.flush()?;
         for number in 0..self.small {
-            let file = format!("small/{:02}/{number:06}.jpg", number * 4 / self.small);
+            let file = format!("small/{:02}/{number:06}.jpg", number * self.dirs / self.small);
             write(&self.dir.join(file), &noise(number, small_len(number)))?;
         }
         for number in 0..self.tree {

@@ -24,6 +24,12 @@ pub(crate) struct Epoch {
     /// Which shuffled order
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Which part of the files, of so many as there are processes
+    #[arg(long, default_value_t = 0)]
+    part: usize,
+    /// How many processes share the files
+    #[arg(long, default_value_t = 1)]
+    parts: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -43,6 +49,7 @@ impl Epoch {
         if self.order == Order::Shuffled {
             shuffle(&mut files, self.seed);
         }
+        let files: Vec<_> = files.into_iter().skip(self.part).step_by(self.parts.max(1)).collect();
 
         let start = Instant::now();
         let (next, end) = (AtomicUsize::new(0), start + self.effort.limit());
