@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod format;
+pub mod number;
 mod read;
 pub mod restore;
 mod seal;
@@ -13,6 +14,6 @@ pub mod verify;
 
 pub use capture::{Capture, Captured, Progress, Skipped};
 pub use format::{Content, Entry, Mtime, Totals};
-pub use read::{Named, Version};
+pub use read::{Named, Pages, Version};
 pub use restore::{Restored, restore};
 pub use verify::Verified;

@@ -12,7 +12,7 @@ use crate::chunk::{Area, Id, Packs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 
-/// How many bytes of pages a version keeps: those of about 200,000 entries.
+/// How many bytes of pages a version keeps by itself: those of about 400,000 entries.
 const PAGES_BUDGET: usize = 32 << 20;
 
 /// A version that can be read. Clones share what was read.
@@ -23,7 +23,20 @@ struct Shared {
     packs: Packs,
     id: Id,
     root: Root,
-    pages: Recent<Id, Arc<Page>>,
+    /// How many entries lie before each page.
+    firsts: Vec<u64>,
+    pages: Pages,
+}
+
+/// Pages that were read recently, of all versions that share them. Clones are the same.
+#[derive(Clone)]
+pub struct Pages(Arc<Recent<Id, Arc<Page>>>);
+
+impl Pages {
+    /// Keeps pages that take up to `budget` bytes.
+    pub fn new(budget: usize) -> Self {
+        Self(Arc::new(Recent::new(budget)))
+    }
 }
 
 /// An entry with its path.
@@ -43,12 +56,26 @@ impl Version {
     /// # Errors
     /// `NotFound` when there is no such root; `Damaged` when it isn't what it was.
     pub async fn open(packs: Packs, id: Id) -> Result<Self> {
+        Self::open_among(packs, Pages::new(PAGES_BUDGET), id).await
+    }
+
+    /// Opens a version as [`open`](Self::open) does; its pages are kept among others.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub async fn open_among(packs: Packs, pages: Pages, id: Id) -> Result<Self> {
         let root = packs.object(Area::Meta, &id).await?;
-        let root = Root::decode(root).map_err(|what| {
+        let root = Root::decode(&root).map_err(|what| {
             let key = Area::Meta.key(&id);
             Error::new(ErrorKind::Damaged, format!("the root {key} can't be read: {what}"))
         })?;
-        Ok(Self(Arc::new(Shared { packs, id, root, pages: Recent::new(PAGES_BUDGET) })))
+        let before = root.pages.iter().scan(0, |sum, page| {
+            let first = *sum;
+            *sum += page.count;
+            Some(first)
+        });
+        let firsts = before.collect();
+        Ok(Self(Arc::new(Shared { packs, id, root, firsts, pages })))
     }
 
     /// The hash of the root, which names the version.
@@ -159,20 +186,39 @@ impl Version {
         }
     }
 
-    /// A page, from memory or the store.
-    pub(super) async fn page(&self, at: &PageRef) -> Result<Arc<Page>> {
+    /// The page of a number, from memory or the store.
+    pub(super) async fn page(&self, number: usize) -> Result<Arc<Page>> {
+        let at = &self.pages()[number];
         let load = async {
             let bytes = self.0.packs.frame(Area::Meta, &at.pack, &at.place, &at.id).await?;
-            let len = bytes.len();
-            let page = Page::decode(bytes).map_err(|what| {
+            let page = Page::decode(bytes).and_then(|page| {
+                if page.len() as u64 == at.count { Ok(page) } else { Err("it isn't as long") }
+            });
+            let page = page.map_err(|what| {
                 let key = Area::Meta.key(&at.pack);
                 let message = format!("a page in {key} can't be read: {what}");
                 Error::new(ErrorKind::Damaged, message)
             })?;
-            let weight = page.weight(len);
+            let weight = page.weight();
             Ok((Arc::new(page), weight))
         };
-        self.0.pages.get_or_load(at.id, load).await
+        self.0.pages.0.get_or_load(at.id, load).await
+    }
+
+    /// What the version is.
+    pub(super) fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    /// How many entries lie before a page.
+    pub(super) fn first_of(&self, page: usize) -> u64 {
+        self.0.firsts[page]
+    }
+
+    /// The page that has the entry before which lie so many others, and how many of them it has.
+    pub(super) fn place_of(&self, ordinal: u64) -> Option<(usize, usize)> {
+        let page = self.0.firsts.partition_point(|first| *first <= ordinal).checked_sub(1)?;
+        Some((page, usize::try_from(ordinal - self.0.firsts[page]).ok()?))
     }
 
     async fn look_up(&self, path: &TreePath) -> Result<Option<Entry>> {
@@ -181,13 +227,13 @@ impl Version {
             return Ok(Some(Entry { mode, mtime, content: Content::Directory }));
         };
         let Some(page) = self.page_number(parent.as_bytes(), name) else { return Ok(None) };
-        let page = self.page(&self.pages()[page]).await?;
+        let page = self.page(page).await?;
         let found = page.find(parent.as_bytes(), name).ok();
-        Ok(found.and_then(|at| page.get(at)).map(|(_, _, entry)| entry.clone()))
+        Ok(found.and_then(|at| page.get(at)).map(|(_, _, entry)| entry))
     }
 
     /// The page that has the entry, if any has.
-    fn page_number(&self, directory: &[u8], name: &[u8]) -> Option<usize> {
+    pub(super) fn page_number(&self, directory: &[u8], name: &[u8]) -> Option<usize> {
         let key = [directory, b"\0", name].concat();
         self.pages().partition_point(|page| page.first <= key).checked_sub(1)
     }
@@ -199,7 +245,7 @@ impl Version {
         let version = self.clone();
         let pages = stream::iter(start..self.pages().len()).then(move |number| {
             let version = version.clone();
-            async move { version.page(&version.pages()[number]).await }
+            async move { version.page(number).await }
         });
         pages
             .map(move |page| match page {
@@ -216,8 +262,7 @@ impl Version {
 
 fn named(page: &Page, at: usize) -> Option<Result<Named>> {
     let (directory, name, entry) = page.get(at)?;
-    let (directory, name) = (directory.clone(), name.clone());
-    Some(Ok(Named { directory, name, entry: entry.clone() }))
+    Some(Ok(Named { directory, name, entry }))
 }
 
 fn expect_directory(path: &TreePath, entry: &Entry) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Reads numbers, bytes and times out of bytes that may be anything.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use crate::chunk::{Codec, Id, Place};
 
@@ -10,28 +10,52 @@ use super::Mtime;
 pub(super) type Result<T> = std::result::Result<T, &'static str>;
 
 /// Bytes that are read from the front.
-pub(super) struct Decoder(Bytes);
+pub(super) struct Decoder<'a> {
+    bytes: &'a Bytes,
+    at: usize,
+}
 
-impl Decoder {
+impl<'a> Decoder<'a> {
     /// Reads what follows these first bytes.
-    pub(super) fn new(mut bytes: Bytes, magic: &[u8]) -> Result<Self> {
+    pub(super) fn new(bytes: &'a Bytes, magic: &[u8]) -> Result<Self> {
         if !bytes.starts_with(magic) {
             return Err("it isn't what it should be, or of a later version");
         }
-        bytes.advance(magic.len());
-        Ok(Self(bytes))
+        Ok(Self { bytes, at: magic.len() })
+    }
+
+    /// Reads from a place that was reached before.
+    pub(super) fn resume(bytes: &'a Bytes, at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    /// How much was read.
+    pub(super) fn at(&self) -> usize {
+        self.at
     }
 
     pub(super) fn end(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err("it is longer than it says") }
+        if self.at == self.bytes.len() { Ok(()) } else { Err("it is longer than it says") }
+    }
+
+    /// The next bytes, without making them anybody's own.
+    pub(super) fn slice(&mut self, len: usize) -> Result<&'a [u8]> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let slice = rest.get(..len).ok_or("it ends early")?;
+        self.at += len;
+        Ok(slice)
     }
 
     pub(super) fn take(&mut self, len: usize) -> Result<Bytes> {
-        if len > self.0.len() { Err("it ends early") } else { Ok(self.0.split_to(len)) }
+        let start = self.at;
+        self.slice(len)?;
+        Ok(self.bytes.slice(start..self.at))
     }
 
     pub(super) fn byte(&mut self) -> Result<u8> {
-        self.take(1).map(|byte| byte[0])
+        let byte = *self.bytes.get(self.at).ok_or("it ends early")?;
+        self.at += 1;
+        Ok(byte)
     }
 
     pub(super) fn u64(&mut self) -> Result<u64> {
@@ -60,13 +84,22 @@ impl Decoder {
     }
 
     pub(super) fn bytes(&mut self) -> Result<Bytes> {
-        let len = self.u64()?.try_into().map_err(|_| "it ends early")?;
+        let len = self.len()?;
         self.take(len)
     }
 
+    /// The same as [`bytes`](Self::bytes), without making them anybody's own.
+    pub(super) fn borrowed(&mut self) -> Result<&'a [u8]> {
+        let len = self.len()?;
+        self.slice(len)
+    }
+
+    fn len(&mut self) -> Result<usize> {
+        self.u64()?.try_into().map_err(|_| "it ends early")
+    }
+
     pub(super) fn id(&mut self) -> Result<Id> {
-        let hash: [u8; Id::LEN] =
-            self.take(Id::LEN)?[..].try_into().map_err(|_| "it ends early")?;
+        let hash: [u8; Id::LEN] = self.slice(Id::LEN)?.try_into().map_err(|_| "it ends early")?;
         Ok(hash.into())
     }
 
@@ -93,7 +126,8 @@ impl Decoder {
         mut one: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Vec<T>> {
         let count = self.u64()?;
-        let count = usize::try_from(count).ok().filter(|count| *count <= self.0.len());
+        let left = self.bytes.len() - self.at;
+        let count = usize::try_from(count).ok().filter(|count| *count <= left);
         (0..count.ok_or("it ends early")?).map(|_| one(self)).collect()
     }
 }
@@ -111,7 +145,8 @@ mod tests {
             let mut bytes = Vec::new();
             encode::number(&mut bytes, number);
             encode::signed(&mut bytes, signed);
-            let mut decoder = Decoder(bytes.into());
+            let bytes = bytes.into();
+            let mut decoder = Decoder::resume(&bytes, 0);
             prop_assert_eq!(decoder.u64().unwrap(), number);
             prop_assert_eq!(decoder.signed().unwrap(), signed);
             prop_assert!(decoder.end().is_ok());
@@ -119,7 +154,7 @@ mod tests {
 
         #[test]
         fn a_number_has_one_spelling(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
-            if let Ok(number) = Decoder(bytes.clone().into()).u64() {
+            if let Ok(number) = Decoder::resume(&bytes.clone().into(), 0).u64() {
                 let mut again = Vec::new();
                 encode::number(&mut again, number);
                 prop_assert!(bytes.starts_with(&again));

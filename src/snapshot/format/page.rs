@@ -21,84 +21,106 @@ const LEAST_LEN: u64 = 16 << 10;
 const MOST_LEN: u64 = 512 << 10;
 
 /// Entries that follow each other.
+///
+/// It holds the bytes it was read from and where each entry begins in them, and reads an entry
+/// when it is asked for: so a million entries take little more memory than they do in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
+    bytes: Bytes,
+    packs: Vec<Id>,
     directories: Vec<Bytes>,
-    records: Vec<Record>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Record {
-    directory: usize,
-    name: Bytes,
-    entry: Entry,
+    /// Where each entry begins.
+    entries: Vec<u32>,
 }
 
 impl Page {
-    /// Reads a page.
+    /// Reads a page; each entry is checked, so that none fails later.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn decode(bytes: Bytes) -> Result<Self> {
-        let mut decoder = Decoder::new(bytes, MAGIC)?;
+        let mut decoder = Decoder::new(&bytes, MAGIC)?;
         let packs = decoder.list(Decoder::id)?;
         let directories = decoder.list(Decoder::bytes)?;
-        let records = decoder.list(|decoder| record(decoder, &packs, directories.len()))?;
+        let mut last = None;
+        let entries = decoder.list(|decoder| {
+            let start = u32::try_from(decoder.at()).map_err(|_| "it is too long")?;
+            let key = key(decoder, &directories)?;
+            if last.replace(key).is_some_and(|last| last >= key) {
+                return Err("its entries aren't sorted");
+            }
+            entry(decoder, &packs)?;
+            Ok(start)
+        })?;
         decoder.end()?;
-        let page = Self { directories, records };
-        let sorted = (1..page.len()).all(|at| page.key(at - 1) < page.key(at));
-        if sorted { Ok(page) } else { Err("its entries aren't sorted") }
+        Ok(Self { packs, directories, entries, bytes })
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.entries.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.entries.is_empty()
     }
 
     /// The entry at a position: its directory, its name, and itself.
-    pub fn get(&self, at: usize) -> Option<(&Bytes, &Bytes, &Entry)> {
-        let record = self.records.get(at)?;
-        Some((&self.directories[record.directory], &record.name, &record.entry))
+    pub fn get(&self, at: usize) -> Option<(Bytes, Bytes, Entry)> {
+        let mut decoder = self.decoder(at)?;
+        let directory = index(decoder.u64().ok()?, self.directories.len()).ok()?;
+        let name = decoder.bytes().ok()?;
+        Some((self.directories[directory].clone(), name, entry(&mut decoder, &self.packs).ok()?))
+    }
+
+    /// The directory and the name of the entry at a position.
+    pub fn key(&self, at: usize) -> Option<(&[u8], &[u8])> {
+        key(&mut self.decoder(at)?, &self.directories).ok()
     }
 
     /// The position of an entry, or where it would be.
     pub fn find(&self, directory: &[u8], name: &[u8]) -> std::result::Result<usize, usize> {
-        self.records.binary_search_by(|record| {
-            let key = (&self.directories[record.directory][..], &record.name[..]);
-            compare(key, (directory, name))
-        })
+        // The order of keys is that of the pairs, since NUL is less than any byte of a path.
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match self.key(middle).cmp(&Some((directory, name))) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
     }
 
-    /// What it takes in memory, in bytes, given the length it was read from.
-    pub fn weight(&self, encoded_len: usize) -> usize {
-        encoded_len
-            + self.records.capacity() * size_of::<Record>()
+    /// What it takes in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>()
+            + self.bytes.len()
+            + self.entries.capacity() * size_of::<u32>()
             + self.directories.capacity() * size_of::<Bytes>()
+            + self.packs.capacity() * size_of::<Id>()
     }
 
-    fn key(&self, at: usize) -> (&[u8], &[u8]) {
-        let record = &self.records[at];
-        (&self.directories[record.directory], &record.name)
+    fn decoder(&self, at: usize) -> Option<Decoder<'_>> {
+        Some(Decoder::resume(&self.bytes, *self.entries.get(at)? as usize))
     }
 }
 
-/// The order of keys; that of the pairs, since NUL is less than any byte of a path.
-fn compare(one: (&[u8], &[u8]), two: (&[u8], &[u8])) -> Ordering {
-    one.cmp(&two)
+/// The directory and the name that an entry begins with.
+fn key<'a>(decoder: &mut Decoder<'a>, directories: &'a [Bytes]) -> Result<(&'a [u8], &'a [u8])> {
+    let directory = index(decoder.u64()?, directories.len())?;
+    Ok((&directories[directory], decoder.borrowed()?))
 }
 
-fn record(decoder: &mut Decoder, packs: &[Id], directories: usize) -> Result<Record> {
-    let directory = index(decoder.u64()?, directories)?;
-    let name = decoder.bytes()?;
+/// What follows the key of an entry.
+fn entry(decoder: &mut Decoder<'_>, packs: &[Id]) -> Result<Entry> {
     let kind = decoder.byte()?;
     let (mode, mtime) = (decoder.mode()?, decoder.mtime()?);
-    let pack =
-        |decoder: &mut Decoder| -> Result<Id> { Ok(packs[index(decoder.u64()?, packs.len())?]) };
+    let pack = |decoder: &mut Decoder<'_>| -> Result<Id> {
+        Ok(packs[index(decoder.u64()?, packs.len())?])
+    };
     let content = match kind {
         0 => Content::Directory,
         1 => Content::Symlink(decoder.bytes()?),
@@ -118,7 +140,7 @@ fn record(decoder: &mut Decoder, packs: &[Id], directories: usize) -> Result<Rec
         }
         _ => return Err("an entry's kind is unknown"),
     };
-    Ok(Record { directory, name, entry: Entry { mode, mtime, content } })
+    Ok(Entry { mode, mtime, content })
 }
 
 fn index(number: u64, len: usize) -> Result<usize> {
@@ -283,7 +305,7 @@ mod tests {
         for (at, (directory, name, entry)) in samples.iter().enumerate() {
             let found = page.get(at).unwrap();
             assert_eq!((&found.0[..], &found.1[..]), (directory.as_bytes(), name.as_bytes()));
-            assert_eq!(found.2, entry);
+            assert_eq!(&found.2, entry);
             assert_eq!(page.find(directory.as_bytes(), name.as_bytes()), Ok(at));
         }
         assert_eq!(page.find(b"a", b"g"), Err(3));

@@ -71,7 +71,7 @@ impl Root {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn decode(bytes: Bytes) -> Result<Self> {
+    pub fn decode(bytes: &Bytes) -> Result<Self> {
         let mut decoder = Decoder::new(bytes, MAGIC)?;
         let (mode, mtime) = (decoder.mode()?, decoder.mtime()?);
         let totals = Totals {
@@ -156,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_root_reads_as_it_was_written() {
-        assert_eq!(Root::decode(sample().encode()).unwrap(), sample());
+        assert_eq!(Root::decode(&sample().encode()).unwrap(), sample());
         let empty = Root { pages: Vec::new(), ..sample() };
-        assert_eq!(Root::decode(empty.encode()).unwrap(), empty);
+        assert_eq!(Root::decode(&empty.encode()).unwrap(), empty);
     }
 
     /// The bytes are a promise: versions of today must be readable for ever.
@@ -195,13 +195,13 @@ mod tests {
             if valid {
                 bytes.splice(..0, *MAGIC);
             }
-            let _ = Root::decode(bytes.into());
+            let _ = Root::decode(&bytes.into());
         }
 
         #[test]
         fn a_truncated_root_is_an_error(len in 0_usize..300) {
             let whole = sample().encode();
-            prop_assert!(Root::decode(whole.slice(..len % whole.len())).is_err());
+            prop_assert!(Root::decode(&whole.slice(..len % whole.len())).is_err());
         }
     }
 }
