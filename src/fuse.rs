@@ -6,13 +6,14 @@
 //! FUSE threads.
 
 pub use self::device::{Unmount, unmount};
-pub use self::session::{Access, Flag, MountOptions, Session, mount};
+pub use self::session::{Access, Flag, MountOptions, Session, mount, mount_frozen};
 
 mod answer;
 mod device;
 mod dispatch;
 mod errno;
 mod filesystem;
+mod frozen;
 pub mod mounts;
 mod passthrough;
 mod request;

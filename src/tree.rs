@@ -143,6 +143,11 @@ pub trait Tree: Send + Sync + 'static {
         Ok(())
     }
 
+    /// This tree by number instead of path, where it is a version's, which never changes.
+    fn by_number(&self) -> Option<&snapshot::SnapshotTree> {
+        None
+    }
+
     /// Tells how much room there is where `path` lies, see `statvfs(3)`.
     async fn space(&self, _path: &TreePath) -> Result<Space> {
         Ok(Space::default())

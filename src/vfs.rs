@@ -27,6 +27,7 @@ pub use self::inode::ROOT;
 pub use self::listing::Listed;
 
 mod file;
+pub mod frozen;
 mod handle;
 mod inode;
 mod kept;

@@ -34,6 +34,8 @@ pub struct Workspace {
     pub packs: Packs,
     serving: Serving,
     blocks: Arc<BlockCache>,
+    /// What was read of the listings of versions.
+    pages: snapshot::Pages,
     /// What is counted while it is open.
     pub metrics: Arc<Metrics>,
 }
@@ -66,8 +68,9 @@ impl Workspace {
         let metrics = Arc::<Metrics>::default();
         let memory = cache::affordable(serving.memory);
         let blocks = Arc::new(BlockCache::over(disk(metrics.clone()), memory, metrics.clone()));
+        let pages = snapshot::Pages::new(pages_budget(memory));
         let (config, serving) = (config.clone(), serving.clone());
-        Ok(Self { config, catalog, packs, serving, blocks, metrics })
+        Ok(Self { config, catalog, packs, serving, blocks, pages, metrics })
     }
 
     /// The project to work on: the one named by option or environment, else the selected one.
@@ -161,7 +164,7 @@ impl Workspace {
     ///
     /// # Errors
     /// `PermissionDenied` when the user may see the project but not read its content.
-    pub async fn namespace(&self, project: &Project) -> Result<Arc<dyn Tree>> {
+    pub async fn namespace(&self, project: &Project) -> Result<Arc<Namespace>> {
         let role = self.catalog.role_on(project).await?;
         if role < Some(Role::Developer) {
             return Err(Error::new(
@@ -187,16 +190,18 @@ impl Workspace {
     }
 
     fn open_versions(&self) -> OpenResource {
-        let packs = self.packs.clone();
+        let (packs, kept) = (self.packs.clone(), self.pages.clone());
         Arc::new(move |resource, version| {
-            let packs = packs.clone();
+            let (packs, kept) = (packs.clone(), kept.clone());
             async move {
                 let version = version.ok_or_else(|| {
                     let message = format!("{} {} has no version", resource.kind, resource.name);
                     Error::new(ErrorKind::NotFound, message)
                 })?;
-                let version = snapshot::Version::open(packs, version.root.parse()?).await?;
-                Ok(Arc::new(SnapshotTree::new(version)) as Arc<dyn Tree>)
+                let name = format!("{} {}@{}", resource.kind, resource.name, version.number);
+                let root = version.root.parse()?;
+                let version = snapshot::Version::open_among(packs, kept, root).await?;
+                Ok(Arc::new(SnapshotTree::named(version, name)) as Arc<dyn Tree>)
             }
             .boxed()
         })
@@ -235,6 +240,12 @@ fn open_disk_cache(serving: &Serving, metrics: Arc<Metrics>) -> Option<DiskCache
     DiskCache::open(&serving.cache_dir, serving.cache_size, metrics)
         .inspect_err(|error| tracing::warn!("nothing is kept on disk: {error:?}"))
         .ok()
+}
+
+/// How much of the listings of versions is kept, in bytes: what a million files have, in the memory
+/// that a mount has by default.
+fn pages_budget(memory: u64) -> usize {
+    usize::try_from(memory / 4).unwrap_or(usize::MAX).clamp(8 << 20, 128 << 20)
 }
 
 /// The key of the copy of a version's record.

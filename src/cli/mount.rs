@@ -10,11 +10,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::observe::Observed;
 use self::options::Options;
+use self::served::Served;
 use super::shield::Shield;
 use super::{Context, place, table};
 use crate::config::{Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{self, MountOptions, Session, Unmount};
+use crate::fuse::{MountOptions, Unmount};
 use crate::workspace::Workspace;
 
 mod daemon;
@@ -22,6 +23,7 @@ pub mod helper;
 mod observe;
 mod options;
 mod point;
+mod served;
 
 pub(super) use self::point::shell_word;
 
@@ -152,8 +154,8 @@ impl Mount {
         let signals = Signals::new()?;
         let options = MountOptions { source: source.clone(), ..options.mount.clone() };
         let mut observed = Observed::prepare(serving).await?;
-        let session = fuse::mount(tree, workspace.metrics.clone(), &mount_point, &options)?;
-        observed.start(context, serving, &source, &session, &workspace.metrics);
+        let served = Served::mount(tree, &workspace.metrics, &mount_point, &options)?;
+        observed.start(context, serving, &source, served.project(), &workspace.metrics);
         if !self.quiet {
             table::say(format!("{source} is mounted on {}", mount_point.display()));
             observed.say();
@@ -162,7 +164,7 @@ impl Mount {
             daemon::ready(&context.config.home)?;
         }
         tracing::info!(project = source, mount_point = %mount_point.display(), "mounted");
-        until_unmounted(&session, signals, &mount_point).await?;
+        until_unmounted(&served, signals, &mount_point).await?;
         tracing::info!(project = source, mount_point = %mount_point.display(), "unmounted");
         Ok(ExitCode::SUCCESS)
     }
@@ -172,24 +174,24 @@ impl Mount {
 ///
 /// While it is in use it is taken away lazily: its users keep it, and this ends with the last of
 /// them, or at the second signal.
-async fn until_unmounted(session: &Session, mut signals: Signals, place: &Path) -> Result<()> {
+async fn until_unmounted(served: &Served, mut signals: Signals, place: &Path) -> Result<()> {
     let mut asked = false;
     loop {
         tokio::select! {
-            ended = session.wait() => return ended,
+            ended = served.wait() => return ended,
             () = signals.next() => {}
         }
         if std::mem::replace(&mut asked, true) {
             tracing::warn!("asked twice to end: whoever still uses the mount gets errors");
             return Ok(());
         }
-        match session.unmount(Unmount::IfIdle) {
+        match served.unmount(Unmount::IfIdle) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                 tracing::warn!(
                     mount_point = %place.display(),
                     "in use: taken away now, served until its last user is gone"
                 );
-                session.unmount(Unmount::Lazily)?;
+                served.unmount(Unmount::Lazily)?;
             }
             other => other?,
         }

@@ -27,7 +27,12 @@ pub struct Status {
 impl Status {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let place = self.dir.as_deref().map(mounts::absolute).transpose()?;
+        let mut place = self.dir.as_deref().map(mounts::absolute).transpose()?;
+        if let Some(place) = &mut place
+            && let Some(project) = mounts::around(place)?
+        {
+            *place = project.mount_point;
+        }
         let table = mounts::all()?;
         let sockets = Sockets::find(&context.config.socket_dirs());
         let mut found = state::all(&sockets, &table).await;

@@ -38,13 +38,35 @@ impl Unmount {
             return Err(Error::new(ErrorKind::InvalidInput, message)
                 .with_hint("`findmnt -t fuse.atelier` lists the mounts of projects"));
         }
+        if let Some(project) = mounts::around(&place)? {
+            let outer = project.mount_point.display();
+            let message = format!("{shown} is a part of the project mounted on {outer}");
+            let word = shell_word(&project.mount_point);
+            return Err(Error::new(ErrorKind::InvalidInput, message)
+                .with_hint(format!("`atelier unmount {word}` takes all of it away")));
+        }
         let how = if self.lazy { How::Lazily } else { How::IfIdle };
-        fuse::unmount(&place, how).map_err(|error| match error.kind() {
+        unmount(&place, how).map_err(|error| match error.kind() {
             ErrorKind::ResourceBusy => busy(&place),
             _ => error,
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Unmounts a project with what is mounted inside it.
+fn unmount(place: &Path, how: How) -> Result<()> {
+    if how == How::IfIdle {
+        let inside = mounts::inside(place)?;
+        // All of it or nothing, as far as that can be known before.
+        if !inside.is_empty() && !users(place).is_empty() {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
+        for part in inside {
+            fuse::unmount(&part.mount_point, how)?;
+        }
+    }
+    fuse::unmount(place, how)
 }
 
 fn busy(place: &Path) -> Error {

@@ -89,7 +89,8 @@ pub fn unmount(mount_point: &Path, how: Unmount) -> Result<()> {
     result.context(|| format!("{} can't be unmounted", mount_point.display()))
 }
 
-fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+/// Mounts at a directory without anybody's help, which takes root.
+pub(super) fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
     let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
         Error::io(error, format!("{DEVICE} can't be opened")).with_hint(
             "load the module with `modprobe fuse`; a container needs \

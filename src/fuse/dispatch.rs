@@ -24,18 +24,19 @@ const MAX_REQUEST: u32 = device::MAX_PAGES * 4096;
 /// The kernel's default of 12 starves several streams of read-ahead from a remote store.
 const MAX_BACKGROUND: u16 = 128;
 
-/// The front end that fuser calls.
-pub(super) struct Fuse {
-    pub(super) vfs: Arc<Vfs>,
+/// The front end that fuser calls, over what gives numbers to a tree.
+pub(super) struct Fuse<V = Vfs, P = Arc<Passthrough>> {
+    pub(super) vfs: Arc<V>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) passthrough: Arc<Passthrough>,
+    /// How files are opened.
+    pub(super) opens: P,
     /// Runs what has to wait.
     pub(super) runtime: runtime::Handle,
     /// Whose a node is that has no owner of its own.
     pub(super) owner: Owner,
 }
 
-impl Fuse {
+impl<V, P> Fuse<V, P> {
     /// Polls the work once here and spawns it when it has to wait.
     ///
     /// When it panics its reply is dropped, which answers `EIO`; the thread lives on.
@@ -106,33 +107,45 @@ impl Fuse {
     }
 }
 
-/// Tells the kernel what we can do; it uses of it what it knows.
+/// Tells the kernel what we can do with a tree that may change.
 pub(super) fn negotiate(config: &mut KernelConfig, passthrough: &Passthrough) {
+    negotiate_reading(config);
     let wanted = [
         InitFlags::FUSE_ATOMIC_O_TRUNC,
-        InitFlags::FUSE_AUTO_INVAL_DATA,
-        InitFlags::FUSE_DO_READDIRPLUS,
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_ASYNC_DIO,
         // Without it the kernel asks for security.capability before every write.
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-        // A link with another target is another file: it has another identity or version.
-        InitFlags::FUSE_CACHE_SYMLINKS,
     ];
-    for flag in wanted {
-        if config.add_capabilities(flag).is_err() {
-            tracing::debug!(?flag, "the kernel doesn't know that");
-        }
-    }
+    want(config, &wanted);
     // To files of a file system that lies on no other; then others can be stacked on ours.
     if config.set_max_stack_depth(1).is_ok()
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
     {
         passthrough.enable();
     }
+}
+
+/// Tells the kernel what we can do with any tree; it uses of it what it knows.
+pub(super) fn negotiate_reading(config: &mut KernelConfig) {
+    let wanted = [
+        InitFlags::FUSE_AUTO_INVAL_DATA,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ASYNC_DIO,
+        // A link with another target is another file: it has another identity or version.
+        InitFlags::FUSE_CACHE_SYMLINKS,
+    ];
+    want(config, &wanted);
     // Both are within fuser's bounds, so neither is refused.
     let _ = config.set_max_write(MAX_REQUEST);
     let _ = config.set_max_background(MAX_BACKGROUND);
+}
+
+fn want(config: &mut KernelConfig, flags: &[InitFlags]) {
+    for flag in flags {
+        if config.add_capabilities(*flag).is_err() {
+            tracing::debug!(?flag, "the kernel doesn't know that");
+        }
+    }
 }
 
 /// What the caller wants to make. The kernel has taken the umask off, since `FUSE_DONT_MASK` isn't

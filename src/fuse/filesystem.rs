@@ -23,7 +23,7 @@ use crate::vfs::Handle;
 
 impl Filesystem for Fuse {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        dispatch::negotiate(config, &self.passthrough);
+        dispatch::negotiate(config, &self.opens);
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl Filesystem for Fuse {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (vfs, drops) = (self.vfs.clone(), drops_privileges(request));
         let mode = request::open_mode(flags);
-        let reply = OpenReply { reply, ino: ino.0, passthrough: self.passthrough.clone() };
+        let reply = OpenReply { reply, ino: ino.0, passthrough: self.opens.clone() };
         self.answer("open", reply, async move { vfs.open(ino.0, mode, drops).await });
     }
 
@@ -199,7 +199,7 @@ impl Filesystem for Fuse {
         let new = new_node(request, mode);
         let (mode, exclusive) =
             (request::open_mode(OpenFlags(flags)), request::is_exclusive(flags));
-        let reply = CreateReply { reply, passthrough: self.passthrough.clone() };
+        let reply = CreateReply { reply, passthrough: self.opens.clone() };
         self.answer("create", reply, async move {
             let name = name.as_bytes();
             let (known, opened) = vfs.create(parent.0, name, new, mode, exclusive).await?;
@@ -268,7 +268,7 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.passthrough.released(ino.0);
+        self.opens.released(ino.0);
         self.vfs.release(Handle(handle.0));
         self.send(reply, "release", Ok(()));
     }

@@ -28,6 +28,14 @@ impl Mounted {
     pub fn is_ours(&self) -> bool {
         self.file_system == FILE_SYSTEM
     }
+
+    /// Whether it serves a directory of the project that `outer` shows.
+    fn is_inside(&self, outer: &Mounted) -> bool {
+        self.is_ours()
+            && outer.is_ours()
+            && self.source == outer.source
+            && self.mount_point.parent() == Some(&outer.mount_point)
+    }
 }
 
 /// All mounts, in the order in which they were made.
@@ -42,6 +50,23 @@ pub fn all() -> Result<Vec<Mounted>> {
 /// What is mounted at exactly this absolute path; of several the one that is seen.
 pub fn at(mount_point: &Path) -> Result<Option<Mounted>> {
     Ok(all()?.into_iter().rev().find(|mounted| mounted.mount_point == mount_point))
+}
+
+/// The mounts of a project's directories inside its mount at this absolute path.
+pub fn inside(mount_point: &Path) -> Result<Vec<Mounted>> {
+    let Some(outer) = at(mount_point)?.filter(Mounted::is_ours) else { return Ok(Vec::new()) };
+    let mut inside = all()?;
+    inside.retain(|one| one.is_inside(&outer));
+    Ok(inside)
+}
+
+/// Our mount that the one at this absolute path is a part of, if it is.
+pub fn around(mount_point: &Path) -> Result<Option<Mounted>> {
+    let all = all()?;
+    let Some(part) = all.iter().rev().find(|one| one.mount_point == mount_point) else {
+        return Ok(None);
+    };
+    Ok(all.iter().rev().find(|outer| part.is_inside(outer)).cloned())
 }
 
 /// Reads a line, see `proc_pid_mountinfo(5)`:

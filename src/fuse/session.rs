@@ -1,6 +1,7 @@
 //! A mounted tree, from mount to unmount.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -11,15 +12,21 @@ use tokio::sync::watch;
 
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
+use super::frozen::Opens;
 use super::mounts;
 use super::passthrough::Passthrough;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Owner, Tree};
 use crate::vfs::Vfs;
+use crate::vfs::frozen::Frozen;
 
 /// How far the kernel reads ahead of a sequential reader, in KiB: one largest request.
 const READ_AHEAD_KIB: u32 = 1024;
+
+/// How many threads answer at least for versions: each may wait for a disk that reads more than
+/// one place at a time.
+const FROZEN_THREADS: usize = 8;
 
 /// Who may use a mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,33 +104,69 @@ pub fn mount(
     options: &MountOptions,
 ) -> Result<Session> {
     let mount_point = mounts::absolute(mount_point)?;
-    let fuse = Fuse {
-        vfs: Arc::new(Vfs::new(tree)),
-        passthrough: Arc::new(Passthrough::new(metrics.clone())),
-        metrics: metrics.clone(),
-        runtime: runtime::Handle::current(),
-        owner: Owner {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-        },
-    };
+    let opens = Arc::new(Passthrough::new(metrics.clone()));
+    let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics);
     device::allow_large_requests();
     let device = device::mount(&mount_point, options)?;
+    serve(fuse, device, mount_point, options.access, threads(2))
+}
+
+/// Mounts the versions on a shelf at a directory, which may lie in another mount; nothing in it
+/// can be written, and what is read of a version is asked for once.
+///
+/// Where only its owner can enter, the kernel doesn't ask before it opens a file. fuser checks who
+/// asks, so where others may enter it has to be asked.
+///
+/// # Errors
+/// Those of [`mount`]; `NotPermitted` for an ordinary user, for whom fusermount3 mounts nothing
+/// inside a mount.
+pub fn mount_frozen(
+    frozen: Arc<Frozen>,
+    metrics: Arc<Metrics>,
+    mount_point: &Path,
+    options: &MountOptions,
+) -> Result<Session> {
+    let mount_point = mounts::absolute(mount_point)?;
+    let opens = if options.access == Access::Owner { Opens::Unasked } else { Opens::Asked };
+    let fuse = over(frozen, opens, metrics);
+    let mut options = options.clone();
+    options.flags.push(Flag::ReadOnly);
+    let device = device::mount_directly(&mount_point, &options)?;
+    serve(fuse, device, mount_point, options.access, threads(FROZEN_THREADS))
+}
+
+fn over<V, P>(vfs: Arc<V>, opens: P, metrics: Arc<Metrics>) -> Fuse<V, P> {
+    let owner = Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    };
+    Fuse { vfs, opens, metrics, runtime: runtime::Handle::current(), owner }
+}
+
+fn serve<V, P>(
+    fuse: Fuse<V, P>,
+    device: OwnedFd,
+    mount_point: PathBuf,
+    access: Access,
+    config: fuser::Config,
+) -> Result<Session>
+where
+    Fuse<V, P>: fuser::Filesystem,
+{
     // From here on the mount is taken away again when something fails.
     let mounted = mounts::at(&mount_point)?.map(|mounted| mounted.device).unwrap_or_default();
     let (ended, ending) = watch::channel(None);
     let session = Session { mount_point, device: mounted, ending };
-    let started = fuser::Session::from_fd(fuse, device, acl(options.access), config())
-        .and_then(|fuser| {
-            thread::Builder::new().name("fuse".into()).spawn(move || {
-                let result = fuser.run();
-                let (answered, refused) = (metrics.answered.value(), metrics.refused.value());
-                tracing::info!(answered, refused, "the session ended");
-                ended.send_replace(Some(result.map_err(Arc::new)));
-            })
+    let metrics = fuse.metrics.clone();
+    let started = fuser::Session::from_fd(fuse, device, acl(access), config).and_then(|fuser| {
+        thread::Builder::new().name("fuse".into()).spawn(move || {
+            let result = fuser.run();
+            let (answered, refused) = (metrics.answered.value(), metrics.refused.value());
+            tracing::info!(answered, refused, "the session ended");
+            ended.send_replace(Some(result.map_err(Arc::new)));
         })
-        .context(|| format!("{} can't be served", session.mount_point.display()));
-    started?;
+    });
+    started.context(|| format!("{} can't be served", session.mount_point.display()))?;
     device::read_ahead(&session.device, READ_AHEAD_KIB);
     Ok(session)
 }
@@ -201,12 +244,11 @@ fn acl(access: Access) -> fuser::SessionACL {
     }
 }
 
-fn config() -> fuser::Config {
+fn threads(least: usize) -> fuser::Config {
     let mut config = fuser::Config::default();
-    // Two at least, so that one short local read doesn't hold up everybody; more than eight only
-    // contend for the device.
-    let threads = thread::available_parallelism().map_or(2, usize::from);
-    config.n_threads = Some(threads.clamp(2, 8));
+    // More than eight only contend for the device.
+    let threads = thread::available_parallelism().map_or(least, usize::from);
+    config.n_threads = Some(threads.clamp(least, 8));
     config.clone_fd = device::can_clone();
     config
 }

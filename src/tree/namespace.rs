@@ -22,13 +22,12 @@ use crate::path::TreePath;
 mod label;
 mod shelf;
 
-use label::Label;
-use shelf::{Found, OnShelf};
-pub use shelf::{OpenResource, Shelf};
+pub use label::Label;
+pub use shelf::{Found, OnShelf, OpenResource, Shelf};
 
 /// How long the kernel may keep an entry that comes from the catalogue: what changes there shows
 /// in a live mount within this time and `shelf::FRESH` together, which is under a second.
-const TTL: Duration = Duration::from_millis(400);
+pub const TTL: Duration = Duration::from_millis(400);
 
 /// One tree for a whole project.
 #[derive(Clone)]
@@ -74,6 +73,14 @@ impl Namespace {
             label: Arc::new(Label::of_project(project)),
             mounted: SystemTime::now(),
         }
+    }
+
+    /// The shelves of versions, which never change, each with its name.
+    pub fn versions(&self) -> impl Iterator<Item = (&'static str, Shelf)> {
+        self.parts.iter().filter_map(|(name, part)| match part {
+            Part::Shelf(shelf) if shelf.has_versions() => Some((*name, shelf.clone())),
+            _ => None,
+        })
     }
 
     async fn resolve(&self, path: &TreePath) -> Result<Place> {

@@ -12,24 +12,44 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 use crate::snapshot::{self, Content, Version};
 
+mod number;
+
 /// How long answers may be cached: nothing ever changes.
 const TTL: Duration = Duration::from_hours(24 * 365);
 
 /// The tree of a version.
 pub struct SnapshotTree {
     version: Version,
+    /// What it is called in messages.
+    name: Arc<str>,
 }
 
 impl SnapshotTree {
     /// Serves `version`.
     pub fn new(version: Version) -> Self {
-        Self { version }
+        let name = format!("version {}", version.id());
+        Self::named(version, name)
+    }
+
+    /// Serves `version`, which messages call by a name such as `dataset flowers@2`.
+    pub fn named(version: Version, name: impl Into<Arc<str>>) -> Self {
+        Self { version, name: name.into() }
     }
 
     /// The version that is served.
     pub fn version(&self) -> &Version {
         &self.version
     }
+
+    fn unreadable(&self, path: &[u8], error: Error) -> Error {
+        unreadable(&self.name, path, error)
+    }
+}
+
+/// Names the file that an error is about.
+fn unreadable(name: &str, path: &[u8], error: Error) -> Error {
+    let path = path.escape_ascii();
+    Error::new(error.kind(), format!("{path} of {name} can't be read")).with_source(error)
 }
 
 #[async_trait]
@@ -55,7 +75,10 @@ impl Tree for SnapshotTree {
                 Err(Error::new(ErrorKind::FilesystemLoop, format!("{path} is a symbolic link")))
             }
             _ if mode.writes() => Err(read_only()),
-            _ => Ok(Arc::new(SnapshotFile { version: self.version.clone(), entry })),
+            _ => {
+                let (version, tree, path) = (self.version.clone(), self.name.clone(), path.clone());
+                Ok(Arc::new(SnapshotFile { version, entry, tree, path }))
+            }
         }
     }
 
@@ -65,19 +88,27 @@ impl Tree for SnapshotTree {
         }
         Err(Error::new(ErrorKind::InvalidInput, format!("{path} isn't a symbolic link")))
     }
+
+    fn by_number(&self) -> Option<&SnapshotTree> {
+        Some(self)
+    }
 }
 
 /// A file of a version.
 struct SnapshotFile {
     version: Version,
     entry: snapshot::Entry,
+    /// What the version is called in messages.
+    tree: Arc<str>,
+    path: TreePath,
 }
 
 #[async_trait]
 impl File for SnapshotFile {
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         let range = offset..offset.saturating_add(len as u64);
-        self.version.read_content(&self.entry.content, range).await
+        let read = self.version.read_content(&self.entry.content, range).await;
+        read.map_err(|error| unreadable(&self.tree, self.path.as_bytes(), error))
     }
 
     async fn stat(&self) -> Result<Attr> {

@@ -8,7 +8,7 @@ use crate::catalog::{Kind, Project, Resource, Version};
 use crate::tree::Identity;
 
 /// Names of the extended attributes of a resource and their values.
-pub(super) struct Label {
+pub struct Label {
     values: Vec<(&'static str, String)>,
     identity: Identity,
 }
@@ -43,13 +43,13 @@ impl Label {
     }
 
     /// The value of an attribute.
-    pub(super) fn value(&self, name: &[u8]) -> Option<Bytes> {
+    pub fn value(&self, name: &[u8]) -> Option<Bytes> {
         let (_, value) = self.values.iter().find(|(known, _)| known.as_bytes() == name)?;
         Some(Bytes::from(value.clone()))
     }
 
     /// The names of the attributes.
-    pub(super) fn names(&self) -> Vec<Bytes> {
+    pub fn names(&self) -> Vec<Bytes> {
         self.values.iter().map(|(name, _)| Bytes::from_static(name.as_bytes())).collect()
     }
 

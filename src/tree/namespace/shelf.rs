@@ -1,7 +1,7 @@
 //! A directory whose entries are resources of one kind, as the catalogue has them now.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -36,9 +36,18 @@ struct Inner {
     project: Project,
     open: OpenResource,
     /// Guards the last answer of the catalogue; never held while it is asked.
-    slots: Mutex<Option<(Instant, Arc<[Slot]>)>>,
+    slots: Mutex<Option<Answer>>,
     /// Guards the open trees; never held while one is opened. Never taken together with `slots`.
     trees: Mutex<LruCache<TreeKey, OpenTree>>,
+}
+
+/// An answer of the catalogue.
+#[derive(Clone)]
+struct Answer {
+    asked: Instant,
+    slots: Arc<[Slot]>,
+    /// When it was first given.
+    changed: SystemTime,
 }
 
 /// An open tree belongs to a version, or to a resource as it was last changed.
@@ -48,13 +57,14 @@ type TreeKey = (String, Option<u32>, jiff::Timestamp);
 type OpenTree = Arc<OnceCell<Arc<dyn Tree>>>;
 
 /// A name on the shelf.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Slot {
     Resource(Arc<Held>),
     Link { name: String, target: String, created: SystemTime },
 }
 
 /// A resource under a name.
+#[derive(PartialEq)]
 struct Held {
     name: String,
     resource: Resource,
@@ -62,9 +72,14 @@ struct Held {
 }
 
 /// What a name on a shelf leads to.
-pub(super) enum Found {
+pub enum Found {
     /// A symbolic link.
-    Link { target: Bytes, created: SystemTime },
+    Link {
+        /// What it holds.
+        target: Bytes,
+        /// When it was made.
+        created: SystemTime,
+    },
     /// A resource.
     Resource(OnShelf),
 }
@@ -73,19 +88,37 @@ pub(super) enum Found {
 ///
 /// It describes itself without being opened, so that a listing costs nothing and one bucket that
 /// can't be reached doesn't hide the others.
-pub(super) struct OnShelf {
+pub struct OnShelf {
     shelf: Shelf,
     held: Arc<Held>,
-    pub(super) label: Arc<Label>,
+    /// What it tells of itself.
+    pub label: Arc<Label>,
 }
 
 impl OnShelf {
     /// The attributes of its root, which may be cached for `ttl`: the name may lead to another
     /// version then, which is another node.
-    pub(super) fn attr(&self, ttl: Duration) -> Attr {
+    pub fn attr(&self, ttl: Duration) -> Attr {
         let Held { resource, version, .. } = &*self.held;
         let modified = version.as_ref().map_or(resource.modified, |version| version.created);
         Attr { identity: Some(self.label.identity()), ..Attr::dir(system_time(modified), ttl) }
+    }
+
+    /// Tells it from every other resource, version or name on the shelf.
+    pub fn key(&self) -> String {
+        let Held { name, resource, version } = &*self.held;
+        let version = version.as_ref().map_or_else(String::new, |version| {
+            format!("{}@{} of {}", version.root, version.number, version.created)
+        });
+        format!("{name}/{}/{version}", resource.id)
+    }
+
+    /// Opens its tree, or gives the open one.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub async fn open(&self) -> Result<Arc<dyn Tree>> {
+        self.shelf.tree(&self.held).await
     }
 
     /// Opens its tree to go to `path` there.
@@ -102,18 +135,37 @@ impl Shelf {
         Self(Arc::new(Inner { kind, catalog, project, open, slots: Mutex::new(None), trees }))
     }
 
+    /// Whether its resources have versions, which never change.
+    pub fn has_versions(&self) -> bool {
+        matches!(self.0.kind, Kind::Dataset | Kind::Checkpoint)
+    }
+
+    /// When what is on it was last seen to change.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub async fn changed(&self) -> Result<SystemTime> {
+        Ok(self.answer().await?.changed)
+    }
+
     /// The names that are listed.
-    pub(super) async fn names(&self) -> Result<Vec<Bytes>> {
-        let slots = self.slots().await?;
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub async fn names(&self) -> Result<Vec<Bytes>> {
+        let slots = self.answer().await?.slots;
         Ok(slots.iter().map(|slot| Bytes::from(slot.name().to_owned())).collect())
     }
 
     /// What a name leads to: one that is listed, or `<name>@<version>`.
-    pub(super) async fn find(&self, name: &[u8]) -> Result<Option<Found>> {
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub async fn find(&self, name: &[u8]) -> Result<Option<Found>> {
         let Ok(name) = std::str::from_utf8(name) else {
             return Ok(None);
         };
-        let slots = self.slots().await?;
+        let slots = self.answer().await?.slots;
         let slot = match slots.iter().find(|slot| slot.name() == name) {
             Some(slot) => Some(slot.clone()),
             None => self.at_version(&slots, name).await?,
@@ -168,27 +220,31 @@ impl Shelf {
         cell.get_or_try_init(|| (self.0.open)(resource.clone(), version.clone())).await.cloned()
     }
 
-    async fn slots(&self) -> Result<Arc<[Slot]>> {
+    async fn answer(&self) -> Result<Answer> {
         let now = Instant::now();
+        if let Some(answer) = &*self.last()
+            && now.duration_since(answer.asked) < FRESH
         {
-            let slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((asked, slots)) = &*slots
-                && now.duration_since(*asked) < FRESH
-            {
-                return Ok(slots.clone());
-            }
+            return Ok(answer.clone());
         }
         let slots: Arc<[Slot]> = self.ask().await?.into();
-        *self.0.slots.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, slots.clone()));
-        Ok(slots)
+        let mut last = self.last();
+        let changed = match &*last {
+            Some(before) if before.slots == slots => before.changed,
+            _ => SystemTime::now(),
+        };
+        Ok(last.insert(Answer { asked: now, slots, changed }).clone())
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Answer>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(&self) -> Result<Vec<Slot>> {
         let shown = self.0.catalog.resources(&self.0.project, self.0.kind).await?;
-        let versioned = matches!(self.0.kind, Kind::Dataset | Kind::Checkpoint);
         let mut slots = Vec::new();
         for Shown { name, resource, .. } in shown.into_iter().filter(|shown| shown.active) {
-            let version = if versioned {
+            let version = if self.has_versions() {
                 match self.0.catalog.newest_version(&resource.id).await? {
                     Some(version) => Some(version),
                     // Every version is inactive: there is nothing to show.
