@@ -13,10 +13,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::{Reader, StoredObject, Writer};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::object::local::read_file;
 use crate::object::{Depth, ObjectStore, PutMode};
 
 mod codec;
+mod files;
 mod id;
 pub mod index;
 pub mod pack;
@@ -29,6 +31,7 @@ pub use codec::Codec;
 pub use id::Id;
 pub use pack::{Footer, Frame, Place, Stored};
 
+use files::Files;
 use index::Index;
 use recent::Recent;
 
@@ -42,7 +45,7 @@ const FOOTER_BUDGET: usize = 16 << 20;
 const FOOTERS_AT_ONCE: usize = 16;
 
 /// What the packs of an area hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Area {
     /// The bytes of files.
     Data,
@@ -93,6 +96,7 @@ pub struct Packs(Arc<Shared>, Role);
 
 struct Shared {
     store: Arc<dyn ObjectStore>,
+    files: Files,
     decoded: Recent<Id, Bytes>,
     footers: Recent<Id, Arc<Footer>>,
 }
@@ -115,7 +119,7 @@ impl Packs {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         let decoded = Recent::new(DECODED_BUDGET);
         let footers = Recent::new(FOOTER_BUDGET);
-        Self(Arc::new(Shared { store, decoded, footers }), Role::Owner)
+        Self(Arc::new(Shared { store, files: Files::new(), decoded, footers }), Role::Owner)
     }
 
     /// The same packs, which belong to a catalogue: only a writer may add to them.
@@ -264,16 +268,39 @@ impl Packs {
 
     async fn load_footer_of(&self, area: Area, pack: &Id, size: u64) -> Result<Footer> {
         let key = area.key(pack);
-        let mut tail = self.get(&key, size.saturating_sub(Footer::PROBE_LEN)..size).await?;
+        let mut tail = self.get(area, pack, size.saturating_sub(Footer::PROBE_LEN)..size).await?;
         let len = Footer::len_in(&tail).map_err(|what| damaged(&key, what))?;
         if len > tail.len() as u64 {
-            tail = self.get(&key, size.saturating_sub(len)..size).await?;
+            tail = self.get(area, pack, size.saturating_sub(len)..size).await?;
         }
         Footer::parse(&tail, size).map_err(|what| damaged(&key, what))
     }
 
-    async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.0.store.get(key, range, None).await.map_err(|error| self.missing(error))
+    /// Reads a range of a pack; shorter only where the pack ends.
+    async fn get(&self, area: Area, pack: &Id, range: Range<u64>) -> Result<Bytes> {
+        let Shared { store, files, .. } = &*self.0;
+        let file = files.open(&**store, area, pack).map_err(|error| self.missing(error))?;
+        let Some(file) = file else {
+            return store
+                .get(&area.key(pack), range, None)
+                .await
+                .map_err(|error| self.missing(error));
+        };
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let read = read_file(file, range.start, len).await;
+        read.context(|| format!("{} can't be read", area.key(pack)))
+    }
+
+    /// Turns the stored bytes of a frame into plain ones and checks them.
+    fn decode(
+        &self,
+        area: Area,
+        pack: &Id,
+        place: &Place,
+        id: &Id,
+        stored: Bytes,
+    ) -> Result<Bytes> {
+        decode(&area.key(pack), place, id, stored).inspect_err(|_| self.0.files.close(area, pack))
     }
 
     /// What a version needs and the store doesn't have is damage, not a file that isn't there;

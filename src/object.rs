@@ -4,6 +4,7 @@
 //! `tests/object_contract.rs`.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,6 +58,14 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// one. `None` where objects have no versions to be named.
     fn at_version(&self, _id: &str) -> Option<Arc<dyn ObjectStore>> {
         None
+    }
+
+    /// The file that an object is, to read it in place; `None` where objects aren't local files.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such object; those of opening it.
+    fn file(&self, _key: &str) -> Result<Option<File>> {
+        Ok(None)
     }
 
     /// Describes an object.

@@ -8,20 +8,31 @@ use tokio::task::spawn_blocking;
 use super::{Area, Codec, Footer, Id, Packs, Place, Run, Stored, damaged, decode, slice};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Frames up to this length, in bytes, are decoded and checked on the thread that asks: that takes
+/// about 100 us, and a hop to another thread takes part of it.
+const INLINE_WORK: usize = 256 << 10;
+
+/// A frame, and the range of its bytes that is wanted.
+type Part = (Stored, Range<u64>);
+
 impl Packs {
     /// Reads a whole frame and checks it against its id.
     ///
     /// # Errors
     /// `Damaged` when the pack is missing or the bytes aren't what they were.
     pub async fn frame(&self, area: Area, pack: &Id, place: &Place, id: &Id) -> Result<Bytes> {
-        let key = area.key(pack);
-        let stored = self.get(&key, place.range()).await?;
-        decode(&key, place, id, stored)
+        let stored = self.get(area, pack, place.range()).await?;
+        if (place.plain_len as usize) < INLINE_WORK {
+            return self.decode(area, pack, place, id, stored);
+        }
+        let (packs, pack, place, id) = (self.clone(), *pack, *place, *id);
+        aside(move || packs.decode(area, &pack, &place, &id, stored)).await
     }
 
     /// Reads `range` of the bytes of a data frame; shorter where the frame ends.
     ///
-    /// Bytes that aren't compressed and not all asked for are read without a check.
+    /// All of the frame is read and checked, also for a part of it: no byte is handed out that
+    /// isn't what it was.
     ///
     /// # Errors
     /// `Damaged` when the pack is missing or the bytes aren't what they were.
@@ -34,17 +45,10 @@ impl Packs {
     ) -> Result<Bytes> {
         let len = u64::from(place.plain_len);
         let range = range.start.min(len)..range.end.min(len);
-        let whole = range == (0..len);
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if place.codec == Codec::Raw {
-            let start = u64::from(place.offset);
-            let key = Area::Data.key(pack);
-            let bytes = self.get(&key, start + range.start..start + range.end).await?;
-            return if whole { decode(&key, place, id, bytes) } else { Ok(bytes) };
-        }
-        let plain = if whole {
+        let plain = if range == (0..len) {
             self.frame(Area::Data, pack, place, id).await?
         } else {
             self.decoded(pack, place, id).await?
@@ -52,35 +56,38 @@ impl Packs {
         slice(&plain, &range).ok_or_else(|| damaged(&Area::Data.key(pack), "a frame is too short"))
     }
 
-    /// Reads `range` of the bytes of a run, in pieces that follow each other.
+    /// Reads `range` of the bytes of a run, in pieces that follow each other; all frames that it
+    /// touches are checked.
     ///
     /// # Errors
     /// `Damaged` when the pack is missing, has no such frames, or the bytes aren't what they were.
     pub async fn read_run(&self, run: &Run, range: Range<u64>) -> Result<Vec<Bytes>> {
         let footer = self.footer(&run.pack).await?;
-        let key = Area::Data.key(&run.pack);
-        let frames = footer
-            .run(run)
-            .ok_or_else(|| damaged(&key, "frames that a file needs aren't in it"))?;
-        let mut pieces = Vec::new();
-        let mut neighbours = Vec::new();
+        let frames = footer.run(run).ok_or_else(|| {
+            damaged(&Area::Data.key(&run.pack), "frames that a file needs aren't in it")
+        })?;
+        let mut parts = Vec::new();
         let mut start = 0;
         for frame in frames {
             let len = u64::from(frame.place.plain_len);
             let wanted = range.start.saturating_sub(start).min(len)
                 ..range.end.saturating_sub(start).min(len);
             start += len;
-            if wanted.is_empty() {
-                continue;
+            if !wanted.is_empty() {
+                parts.push((*frame, wanted));
             }
-            if frame.place.codec == Codec::Raw {
-                neighbours.push((frame, wanted));
-                continue;
-            }
-            self.read_raw(&key, &mut neighbours, &mut pieces).await?;
-            pieces.push(self.read(&run.pack, &frame.place, &frame.id, wanted).await?);
         }
-        self.read_raw(&key, &mut neighbours, &mut pieces).await?;
+        let mut pieces = Vec::new();
+        let both_raw = |one: &Part, two: &Part| [one, two].iter().all(|(frame, _)| is_raw(frame));
+        for neighbours in parts.chunk_by(both_raw) {
+            match neighbours {
+                [(frame, wanted)] => {
+                    let wanted = wanted.clone();
+                    pieces.push(self.read(&run.pack, &frame.place, &frame.id, wanted).await?);
+                }
+                several => pieces.push(self.read_raw(&run.pack, several).await?),
+            }
+        }
         Ok(pieces)
     }
 
@@ -95,29 +102,24 @@ impl Packs {
     }
 
     /// Reads parts of uncompressed frames that follow each other in one request.
-    async fn read_raw(
-        &self,
-        key: &str,
-        parts: &mut Vec<(&Stored, Range<u64>)>,
-        pieces: &mut Vec<Bytes>,
-    ) -> Result<()> {
-        let (Some((first, head)), Some((last, tail))) = (parts.first(), parts.last()) else {
-            return Ok(());
+    async fn read_raw(&self, pack: &Id, parts: &[Part]) -> Result<Bytes> {
+        let ([(first, head), ..], [.., (last, tail)]) = (parts, parts) else {
+            return Ok(Bytes::new());
         };
-        let start = first.place.range().start + head.start;
-        let end = last.place.range().start + tail.end;
-        let bytes = self.get(key, start..end).await?;
-        for (frame, part) in parts.drain(..) {
-            let at = frame.place.range().start + part.start - start;
-            let len = part.end - part.start;
-            let stored = slice(&bytes, &(at..at + len));
-            let stored = stored.ok_or_else(|| damaged(key, "it is too short"))?;
-            if len == u64::from(frame.place.plain_len) {
-                decode(key, &frame.place, &frame.id, stored)?;
+        let (start, end) = (first.place.range().start, last.place.range().end);
+        let bytes = self.get(Area::Data, pack, start..end).await?;
+        let wanted = head.start..last.place.range().start + tail.end - start;
+        let (packs, pack) = (self.clone(), *pack);
+        let frames: Vec<_> = parts.iter().map(|(frame, _)| *frame).collect();
+        let checked = move || {
+            for Stored { place, id } in frames {
+                let stored = place.range().start - start..place.range().end - start;
+                let stored = slice(&bytes, &stored).unwrap_or_default();
+                packs.decode(Area::Data, &pack, &place, &id, stored)?;
             }
-        }
-        pieces.push(bytes);
-        Ok(())
+            slice(&bytes, &wanted).ok_or_else(|| damaged(&Area::Data.key(&pack), "it is too short"))
+        };
+        if end - start < INLINE_WORK as u64 { checked() } else { aside(checked).await }
     }
 
     /// Reads a whole pack and checks every byte of it.
@@ -126,11 +128,21 @@ impl Packs {
     /// `Damaged` when the pack is missing or anything in it isn't what it was.
     pub async fn verify(&self, area: Area, pack: &Id) -> Result<Footer> {
         let key = area.key(pack);
-        let bytes = self.get(&key, 0..u64::MAX).await?;
+        let bytes =
+            self.0.store.get(&key, 0..u64::MAX, None).await.map_err(|error| self.missing(error))?;
         let id = *pack;
-        let checked = spawn_blocking(move || check(&key, &id, &bytes)).await;
-        checked.map_err(|error| Error::new(ErrorKind::Io, "a check stopped").with_source(error))?
+        aside(move || check(&key, &id, &bytes)).await
     }
+}
+
+fn is_raw(frame: &Stored) -> bool {
+    frame.place.codec == Codec::Raw
+}
+
+/// Runs what takes long on a thread that nobody waits for.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|error| Error::new(ErrorKind::Io, "a check stopped").with_source(error))?
 }
 
 /// Checks every byte of a pack.

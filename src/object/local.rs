@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -25,9 +26,6 @@ const UNFINISHED: &str = ".unfinished";
 /// How old an unfinished file must be before it counts as left behind by a crash, on top of its
 /// lock being free: a file is born a moment before it is locked.
 const ABANDONED_AFTER: Duration = Duration::from_mins(1);
-
-/// Reads up to this length run on the thread that asks: a hop to another thread costs more.
-const INLINE_READ: usize = 1 << 20;
 
 /// An object store in a directory of a local file system.
 ///
@@ -86,13 +84,12 @@ impl ObjectStore for LocalStore {
         }
         let end = range.end.min(metadata.len());
         let len = usize::try_from(end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let read = if len <= INLINE_READ {
-            read_at(&file, range.start, len)
-        } else {
-            let read = spawn_blocking(move || read_at(&file, range.start, len)).await;
-            read.map_err(io::Error::other).flatten()
-        };
+        let read = read_file(Arc::new(file), range.start, len).await;
         read.context(|| format!("object {key} can't be read"))
+    }
+
+    fn file(&self, key: &str) -> Result<Option<File>> {
+        self.open_object(key).map(|(file, _)| Some(file))
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
@@ -196,6 +193,21 @@ fn remove_abandoned(unfinished: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads up to this length run on the thread that asks: a hop to another thread costs more.
+const INLINE_READ: usize = 1 << 20;
+
+/// Reads `len` bytes of a local file at `offset`; shorter only at its end.
+///
+/// # Errors
+/// Those of `pread(2)`.
+pub async fn read_file(file: Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
+    if len <= INLINE_READ {
+        return read_at(&file, offset, len);
+    }
+    let read = spawn_blocking(move || read_at(&file, offset, len)).await;
+    read.map_err(io::Error::other).flatten()
 }
 
 fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
