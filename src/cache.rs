@@ -28,6 +28,7 @@ mod fill;
 mod memory;
 mod order;
 mod piece;
+pub mod through;
 
 pub use budget::affordable;
 

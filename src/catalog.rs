@@ -34,7 +34,7 @@ mod share;
 mod version;
 
 pub use content::{StoreIdentity, StoredObject};
-pub use lease::{LEASE, Reader, Writer};
+pub use lease::{Reader, Writer};
 pub use model::*;
 pub use name::{CommunityName, ProjectName, Reference};
 pub use version::checkpoint_name;

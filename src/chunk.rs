@@ -24,6 +24,7 @@ pub mod index;
 pub mod pack;
 mod read;
 pub mod recent;
+mod scrub;
 pub mod split;
 pub mod write;
 
@@ -45,7 +46,7 @@ const FOOTER_BUDGET: usize = 16 << 20;
 const FOOTERS_AT_ONCE: usize = 16;
 
 /// What the packs of an area hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Area {
     /// The bytes of files.
     Data,
@@ -55,7 +56,7 @@ pub enum Area {
 
 impl Area {
     /// What the keys of its objects begin with.
-    pub fn prefix(self) -> &'static str {
+    pub const fn prefix(self) -> &'static str {
         match self {
             Self::Data => "packs/",
             Self::Meta => "meta/",

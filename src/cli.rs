@@ -14,6 +14,7 @@ pub mod completions;
 pub mod dataset;
 pub mod env;
 mod environment;
+pub mod gc;
 pub mod init;
 pub mod member;
 pub mod mount;
@@ -28,6 +29,7 @@ pub mod s3;
 pub mod secret;
 mod shield;
 pub mod status;
+pub mod store;
 pub mod table;
 pub mod unmount;
 pub mod use_project;
@@ -74,6 +76,9 @@ enum Command {
     Env(env::Env),
     #[command(subcommand)]
     Cache(cache::Cache),
+    #[command(subcommand)]
+    Store(store::Store),
+    Gc(gc::Gc),
     Mount(mount::Mount),
     Unmount(unmount::Unmount),
     Status(status::Status),
@@ -123,6 +128,8 @@ impl Command {
             Self::Run(command) => command.run(context).await,
             Self::Env(command) => command.run(context).await,
             Self::Cache(command) => command.run(context),
+            Self::Store(command) => command.run(context).await,
+            Self::Gc(command) => command.run(context).await,
             Self::Mount(command) => command.run(context).await,
             Self::Unmount(command) => command.run(context).await,
             Self::Status(command) => command.run(context).await,

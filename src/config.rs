@@ -1,14 +1,21 @@
 //! What was typed becomes what is meant: options and environment, resolved once.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use etcetera::BaseStrategy;
 
 use crate::error::{Error, ErrorKind, Result};
 
 pub use self::serving::{ByteCount, CacheSize, Serving, ServingArgs, Span};
+pub use self::store::{BucketUrl, StoreLocation};
 
 mod serving;
+mod store;
+
+/// How long a lease on the content store lasts that isn't renewed: long enough for a machine that
+/// is busy, short enough that what a dead one held is free after a coffee break.
+const LEASE: Duration = Duration::from_mins(5);
 
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -22,6 +29,15 @@ pub struct GlobalArgs {
     /// The project to work on [default: the one chosen with `atelier use`]
     #[arg(long, global = true, env = "ATELIER_PROJECT", value_name = "ORG/COMMUNITY/PROJECT")]
     pub project: Option<String>,
+
+    /// Where the content of datasets and checkpoints is, such as s3://bucket/prefix or an absolute
+    /// path; a catalogue belongs to the first one for good [default: `store` in the home]
+    #[arg(long, global = true, env = "ATELIER_STORE", value_name = "URL")]
+    pub store: Option<StoreLocation>,
+
+    /// How long what a command or mount uses stays when it isn't heard of any more
+    #[arg(long, global = true, env = "ATELIER_LEASE", value_name = "TIME", hide = true)]
+    pub lease: Option<Span>,
 
     /// Who is acting [default: the name of the user who runs this]
     #[arg(long, global = true, env = "ATELIER_USER", value_name = "USER", hide = true)]
@@ -43,6 +59,12 @@ pub struct Config {
     pub runtime: Option<PathBuf>,
     /// Where `sops` and we look for age identities.
     pub identity_file: PathBuf,
+    /// The content store named by option or environment.
+    pub store: Option<StoreLocation>,
+    /// The URL of the S3 service that the environment names.
+    pub s3_endpoint: Option<String>,
+    /// How long a lease on the content store lasts that isn't renewed.
+    pub lease: Duration,
     /// The project named by option or environment.
     pub project: Option<String>,
     /// The user who acts.
@@ -67,6 +89,11 @@ impl Config {
             cache: base.cache_dir().join("atelier"),
             runtime: base.runtime_dir().map(|dir| dir.join("atelier")),
             identity_file,
+            store: args.store.clone(),
+            s3_endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+                .iter()
+                .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty())),
+            lease: args.lease.map_or(LEASE, |Span(span)| span),
             project: args.project.clone(),
             user: args.user.clone().map_or_else(login_name, Ok)?,
         })

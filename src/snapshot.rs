@@ -5,11 +5,15 @@
 //! and versions share what they have in common.
 
 pub mod capture;
+pub mod collect;
+mod compact;
 pub mod format;
 pub mod number;
 mod read;
 pub mod restore;
+pub mod scrub;
 mod seal;
+mod survey;
 pub mod verify;
 
 pub use capture::{Capture, Captured, Progress, Skipped};

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use crate::cache::disk::DiskCache;
+use crate::cache::through::Through;
 use crate::cache::{self, BlockCache};
-use crate::catalog::{self, Catalog, Kind, Project, Resource, Role, Writer};
-use crate::chunk::Packs;
-use crate::config::{CacheSize, Config, Serving, ServingArgs};
+use crate::catalog::{self, Catalog, Kind, Project, Reader, Resource, Role, Writer};
+use crate::chunk::{Area, Packs};
+use crate::config::{CacheSize, Config, Serving, ServingArgs, StoreLocation};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::object::PutMode;
-use crate::object::local::LocalStore;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store, SecretReference};
 use crate::secret::{self, identity::Identities};
 use crate::snapshot;
@@ -23,6 +24,11 @@ use crate::tree::local::LocalTree;
 use crate::tree::namespace::{Namespace, OpenResource, Part, Shelf};
 use crate::tree::secrets::SecretsTree;
 use crate::tree::snapshot::SnapshotTree;
+
+mod store;
+
+/// What is named by its bytes in a store, and so never changes.
+const CONSTANT: &[&str] = &[Area::Data.prefix(), Area::Meta.prefix()];
 
 /// The catalogue, the store and the caches of one home. Clones share them.
 #[derive(Clone)]
@@ -36,6 +42,7 @@ pub struct Workspace {
     blocks: Arc<BlockCache>,
     /// What was read of the listings of versions.
     pages: snapshot::Pages,
+    reader: Arc<OnceCell<Reader>>,
     /// What is counted while it is open.
     pub metrics: Arc<Metrics>,
 }
@@ -47,7 +54,7 @@ impl Workspace {
     /// `NotFound` when there is none yet; `PermissionDenied` when it is somebody else's.
     pub async fn open(config: &Config) -> Result<Self> {
         let serving = Serving::resolve(&ServingArgs::default(), &config.cache)?;
-        Self::open_over(config, &serving, |_| None).await
+        Self::open_over(config, &serving, false, |_| None).await
     }
 
     /// Opens the home to read from it as `serving` says.
@@ -55,22 +62,59 @@ impl Workspace {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub async fn open_to_serve(config: &Config, serving: &Serving) -> Result<Self> {
-        Self::open_over(config, serving, |metrics| open_disk_cache(serving, metrics)).await
+        Self::open_over(config, serving, true, |metrics| open_disk_cache(serving, metrics)).await
     }
 
     async fn open_over(
         config: &Config,
         serving: &Serving,
+        serves: bool,
         disk: impl FnOnce(Arc<Metrics>) -> Option<DiskCache>,
     ) -> Result<Self> {
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
-        let packs = Packs::new(Arc::new(LocalStore::open(&config.store_dir())?)).of_catalogue();
         let metrics = Arc::<Metrics>::default();
         let memory = cache::affordable(serving.memory);
         let blocks = Arc::new(BlockCache::over(disk(metrics.clone()), memory, metrics.clone()));
+        let limits = Limits::within(serving.deadline);
+        let opened = store::open(config, &catalog, limits, &metrics).await?;
+        // Commands read most bytes once; a mount reads them again and again.
+        let store = match opened.remote.filter(|_| serves) {
+            Some(address) => {
+                Arc::new(Through::new(opened.store, blocks.clone(), address, CONSTANT)) as _
+            }
+            None => opened.store,
+        };
         let pages = snapshot::Pages::new(pages_budget(memory));
+        let packs = Packs::new(store).of_catalogue();
         let (config, serving) = (config.clone(), serving.clone());
-        Ok(Self { config, catalog, packs, serving, blocks, pages, metrics })
+        let reader = Arc::default();
+        Ok(Self { config, catalog, packs, serving, blocks, pages, reader, metrics })
+    }
+
+    /// Makes the catalogue belong to its store, unless it does already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) has them.
+    pub async fn prepare_store(config: &Config, catalog: &Catalog) -> Result<()> {
+        store::open(config, catalog, Limits::interactive(), &Arc::default()).await.map(|_| ())
+    }
+
+    /// Where the content store is.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub async fn store_location(&self) -> Result<String> {
+        let location = match &self.config.store {
+            Some(named) => Some(named.clone()),
+            None => match self.catalog.store().await? {
+                Some(identity) => Some(identity.location.parse()?),
+                None => None,
+            },
+        };
+        Ok(match location {
+            None | Some(StoreLocation::Home) => self.config.store_dir().display().to_string(),
+            Some(other) => other.to_string(),
+        })
     }
 
     /// The project to work on: the one named by option or environment, else the selected one.
@@ -87,8 +131,30 @@ impl Workspace {
     /// # Errors
     /// Those of the database.
     pub async fn begin_writing(&self) -> Result<(Packs, Writer)> {
-        let writer = self.catalog.begin_writing(catalog::LEASE).await?;
+        let writer = self.catalog.begin_writing(self.config.lease).await?;
         Ok((self.packs.for_writer(writer.clone()), writer))
+    }
+
+    /// Opens a version, which stays readable until this process ends or [`close`](Self::close)s,
+    /// also when it is deleted.
+    ///
+    /// # Errors
+    /// `NotFound` when it was deleted meanwhile; `Damaged`; those of the store.
+    pub async fn open_version(&self, version: &catalog::Version) -> Result<snapshot::Version> {
+        let reader = self.reader.get_or_try_init(|| self.catalog.begin_reading(self.config.lease));
+        let reader = reader.await?;
+        let root = reader.hold(version).await?;
+        let (packs, pages) = (self.packs.for_reader(reader.clone()), self.pages.clone());
+        snapshot::Version::open_among(packs, pages, root.parse()?).await
+    }
+
+    /// Gives back what is held of the store.
+    pub async fn close(&self) {
+        if let Some(reader) = self.reader.get()
+            && let Err(error) = reader.end().await
+        {
+            tracing::warn!("the lease on the content store isn't given back: {error:?}");
+        }
     }
 
     /// Leaves a copy of a version's record beside its content, from which the catalogue could be
@@ -190,17 +256,16 @@ impl Workspace {
     }
 
     fn open_versions(&self) -> OpenResource {
-        let (packs, kept) = (self.packs.clone(), self.pages.clone());
+        let workspace = self.clone();
         Arc::new(move |resource, version| {
-            let (packs, kept) = (packs.clone(), kept.clone());
+            let workspace = workspace.clone();
             async move {
                 let version = version.ok_or_else(|| {
                     let message = format!("{} {} has no version", resource.kind, resource.name);
                     Error::new(ErrorKind::NotFound, message)
                 })?;
                 let name = format!("{} {}@{}", resource.kind, resource.name, version.number);
-                let root = version.root.parse()?;
-                let version = snapshot::Version::open_among(packs, kept, root).await?;
+                let version = workspace.open_version(&version).await?;
                 Ok(Arc::new(SnapshotTree::named(version, name)) as Arc<dyn Tree>)
             }
             .boxed()

@@ -31,6 +31,7 @@ mod s3_cli;
 mod scale;
 mod secrets;
 mod snapshot;
+mod store;
 mod store_leases;
 mod support;
 mod tree_contract;

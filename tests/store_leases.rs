@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use atelier::catalog::{
-    Catalog, Kind, LEASE, NewResource, NewVersion, Project, StoredObject, Version, Writer,
+    Catalog, Kind, NewResource, NewVersion, Project, StoredObject, Version, Writer,
 };
 use atelier::error::ErrorKind;
 use serde_json::json;
+
+/// Longer than a test.
+const LEASE: Duration = Duration::from_secs(600);
 
 /// A catalogue in a folder that is gone when this is dropped, with a project.
 struct Fresh {

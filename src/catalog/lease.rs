@@ -24,10 +24,6 @@ mod writer;
 pub use reader::Reader;
 pub use writer::Writer;
 
-/// How long a lease lasts that isn't renewed, unless somebody says otherwise: long enough for a
-/// machine that is busy, short enough that what a dead one held is free after a coffee break.
-pub const LEASE: Duration = Duration::from_mins(5);
-
 /// A lease is renewed so many times before it would lapse.
 const RENEWALS: u32 = 4;
 

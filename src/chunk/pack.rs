@@ -213,6 +213,11 @@ impl Footer {
     /// How much of the end of a pack to read at first: the footer of about 1,500 frames.
     pub const PROBE_LEN: u64 = 64 << 10;
 
+    /// Whether the end of an object is that of a pack.
+    pub(super) fn ends(tail: &[u8]) -> bool {
+        tail.ends_with(MAGIC)
+    }
+
     /// How many bytes at the end of a pack its footer takes, given the last bytes of it.
     pub fn len_in(tail: &[u8]) -> Result<u64, &'static str> {
         let mut trailer = tail

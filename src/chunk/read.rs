@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::{Area, Codec, Footer, Id, Packs, Place, Run, Stored, damaged, decode, slice};
+use super::{Area, Codec, Id, Packs, Place, Run, Stored, damaged, slice};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Frames up to this length, in bytes, are decoded and checked on the thread that asks: that takes
@@ -121,18 +121,6 @@ impl Packs {
         };
         if end - start < INLINE_WORK as u64 { checked() } else { aside(checked).await }
     }
-
-    /// Reads a whole pack and checks every byte of it.
-    ///
-    /// # Errors
-    /// `Damaged` when the pack is missing or anything in it isn't what it was.
-    pub async fn verify(&self, area: Area, pack: &Id) -> Result<Footer> {
-        let key = area.key(pack);
-        let bytes =
-            self.0.store.get(&key, 0..u64::MAX, None).await.map_err(|error| self.missing(error))?;
-        let id = *pack;
-        aside(move || check(&key, &id, &bytes)).await
-    }
 }
 
 fn is_raw(frame: &Stored) -> bool {
@@ -143,18 +131,4 @@ fn is_raw(frame: &Stored) -> bool {
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = spawn_blocking(work).await;
     done.map_err(|error| Error::new(ErrorKind::Io, "a check stopped").with_source(error))?
-}
-
-/// Checks every byte of a pack.
-fn check(key: &str, id: &Id, bytes: &Bytes) -> Result<Footer> {
-    if Id::of(bytes) != *id {
-        return Err(damaged(key, "its hash is another one"));
-    }
-    let footer = Footer::parse(bytes, bytes.len() as u64).map_err(|what| damaged(key, what))?;
-    for frame in footer.frames() {
-        let stored = slice(bytes, &frame.place.range());
-        let stored = stored.ok_or_else(|| damaged(key, "a frame lies outside"))?;
-        decode(key, &frame.place, &frame.id, stored)?;
-    }
-    Ok(footer)
 }

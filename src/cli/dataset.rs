@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::{Context, table};
 use crate::catalog::{Catalog, Kind, Project, Resource, Role, Shown, Version, VersionChange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::snapshot;
 use crate::workspace::Workspace;
 
 mod create;
@@ -236,9 +235,7 @@ impl At<'_> {
         require_developer(self.catalog, self.project).await?;
         let (shown, version) = self.version(text).await?;
         let name = format!("{}@{}", shown.name, version.number);
-        let root = version.root.parse()?;
-        let verified =
-            snapshot::Version::open(workspace.packs.clone(), root).await?.verify().await?;
+        let verified = workspace.open_version(&version).await?.verify().await?;
         for error in &verified.damage {
             table::say(error.to_string());
         }

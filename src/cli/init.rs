@@ -12,6 +12,7 @@ use super::{Context, table};
 use crate::catalog::Catalog;
 use crate::error::{IoContext, Result};
 use crate::secret::identity::Identities;
+use crate::workspace::Workspace;
 
 /// Make the home: catalogue, store and identity; what is there stays
 #[derive(Debug, Args)]
@@ -45,6 +46,7 @@ impl Init {
         private_dir(&config.home)?;
         let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;
         private_dir(&config.store_dir())?;
+        Workspace::prepare_store(config, &catalog).await?;
         let identities = Identities::load_or_create(&config.identity_file)?;
         let known = catalog.own_recipients().await?;
         for recipient in identities.recipients() {

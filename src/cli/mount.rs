@@ -102,6 +102,9 @@ impl Mount {
         if let Some(project) = &context.config.project {
             arguments.extend(["--project".into(), project.into()]);
         }
+        if let Some(store) = &context.config.store {
+            arguments.extend(["--store".into(), store.to_string().into()]);
+        }
         arguments.extend(["mount".into(), "--background".into()]);
         arguments.extend(self.serving.words());
         for option in &self.options {
@@ -165,6 +168,7 @@ impl Mount {
         }
         tracing::info!(project = source, mount_point = %mount_point.display(), "mounted");
         until_unmounted(&served, signals, &mount_point).await?;
+        workspace.close().await;
         tracing::info!(project = source, mount_point = %mount_point.display(), "unmounted");
         Ok(ExitCode::SUCCESS)
     }

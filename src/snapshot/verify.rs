@@ -1,23 +1,41 @@
 //! Reads everything that a version needs, and tells what isn't what it was.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
-use super::format::{Content, Page};
+use super::format::{Content, Page, PageRef};
 use super::read::Version;
-use crate::chunk::{Area, Footer, Id};
+use crate::chunk::{Area, Footer, Id, Packs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
+
+/// How many objects are read at the same time; each takes up to 32 MiB.
+const AT_ONCE: usize = 3;
+
+/// How far a check is; read it while it runs.
+#[derive(Debug, Default)]
+pub struct Checking {
+    /// How many objects are to be read, as far as that is known.
+    pub total: AtomicU64,
+    /// How many were read.
+    pub objects: AtomicU64,
+    /// How many bytes they have.
+    pub bytes: AtomicU64,
+}
 
 /// What became of a version.
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// How many objects of the store were read.
+    /// How many objects of the store it needs.
     pub objects: u64,
     /// What is damaged in the store.
     pub damage: Vec<Error>,
-    /// The files that can't be read in full.
+    /// The files that can't be read in full, and the first of each row of entries that can't even
+    /// be listed.
     pub affected: Vec<TreePath>,
 }
 
@@ -26,15 +44,145 @@ impl Verified {
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.affected.is_empty()
     }
+}
 
-    /// Takes a failure down if it is damage; another one says nothing about the version.
-    fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
-        match result {
-            Ok(value) => Ok(Some(value)),
+/// An object that isn't what it was.
+#[derive(Debug)]
+pub struct Damaged {
+    /// The area it is in.
+    pub area: Area,
+    /// Its name.
+    pub id: Id,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+/// Objects that were read and checked, each once however many versions need it.
+pub(super) struct Checks {
+    packs: Packs,
+    progress: Arc<Checking>,
+    data: HashMap<Id, Option<Footer>>,
+    /// Packs of pages, and roots.
+    meta: HashMap<Id, bool>,
+    /// What isn't what it was.
+    pub(super) damaged: Vec<Damaged>,
+}
+
+impl Checks {
+    pub(super) fn new(packs: &Packs, progress: Arc<Checking>) -> Self {
+        let (data, meta, damaged) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { packs: packs.clone(), progress, data, meta, damaged }
+    }
+
+    /// Reads objects and checks every byte, unless that was done.
+    ///
+    /// # Errors
+    /// When the store can't be read; damage is no error but noted.
+    pub(super) async fn read(
+        &mut self,
+        objects: impl IntoIterator<Item = (Area, Id)>,
+    ) -> Result<()> {
+        let new: BTreeSet<_> = objects
+            .into_iter()
+            .filter(|(area, id)| match area {
+                Area::Data => !self.data.contains_key(id),
+                Area::Meta => !self.meta.contains_key(id),
+            })
+            .collect();
+        self.progress.total.fetch_add(new.len() as u64, Ordering::Relaxed);
+        let (packs, progress) = (self.packs.clone(), self.progress.clone());
+        let mut checks = stream::iter(new)
+            .map(|(area, id)| {
+                let (packs, progress) = (packs.clone(), progress.clone());
+                async move {
+                    let checked = packs.scrub(area, &id).await.and_then(|(footer, bytes)| {
+                        progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        fits(area, &id, footer, bytes)
+                    });
+                    progress.objects.fetch_add(1, Ordering::Relaxed);
+                    (area, id, checked)
+                }
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((area, id, checked)) = checks.next().await {
+            let found = match checked {
+                Ok(footer) => Some(footer),
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    self.damaged.push(Damaged { area, id, error });
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            match area {
+                Area::Meta => drop(self.meta.insert(id, found.is_some())),
+                Area::Data => drop(self.data.insert(id, found.flatten())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a version, all of it; returns how many objects it needs, and which files can't be
+    /// read.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(super) async fn version(&mut self, version: &Version) -> Result<(u64, Vec<TreePath>)> {
+        let mut needs: BTreeSet<Id> = version.pages().iter().map(|page| page.pack).collect();
+        needs.insert(version.id());
+        self.read(needs.iter().map(|id| (Area::Meta, *id))).await?;
+        let (mut objects, mut affected) = (needs.len() as u64, Vec::new());
+        let mut seen = BTreeSet::new();
+        for at in version.pages() {
+            let Some(page) = self.page(at).await? else {
+                affected.push(first_of(at)?);
+                continue;
+            };
+            let entries = || (0..page.len()).filter_map(|at| page.get(at));
+            let mut needed = BTreeSet::new();
+            for (_, _, entry) in entries() {
+                needed.extend(entry.content.packs().into_iter().copied());
+            }
+            self.read(needed.iter().map(|id| (Area::Data, *id))).await?;
+            seen.extend(needed);
+            for (directory, name, entry) in entries() {
+                if !self.is_fine(&entry.content).await? {
+                    affected.push(TreePath::parse(&directory[..])?.join(&name[..])?);
+                }
+            }
+        }
+        objects += seen.len() as u64;
+        Ok((objects, affected))
+    }
+
+    /// A page, if it is what it was.
+    async fn page(&mut self, at: &PageRef) -> Result<Option<Page>> {
+        let bytes = self.packs.frame(Area::Meta, &at.pack, &at.place, &at.id).await;
+        let page = bytes.and_then(|bytes| {
+            Page::decode(bytes).map_err(|what| Error::new(ErrorKind::Damaged, what))
+        });
+        match page {
+            Ok(page) => Ok(Some(page)),
             Err(error) if error.kind() == ErrorKind::Damaged => {
-                self.damage.push(error);
+                // The pack may be what it was, and the page not in it.
+                if self.meta.insert(at.pack, false) == Some(true) {
+                    self.damaged.push(Damaged { area: Area::Meta, id: at.pack, error });
+                }
                 Ok(None)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn is_fine(&self, content: &Content) -> Result<bool> {
+        let whole = |pack: &Id| self.data.get(pack).is_some_and(Option::is_some);
+        // What is damaged in a pack may be another file; and what a whole pack holds may not be
+        // what the entry says.
+        if content.packs().into_iter().all(whole) {
+            return Ok(is_in(content, &self.data));
+        }
+        match read_all(&self.packs, content).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -46,75 +194,58 @@ impl Version {
     /// # Errors
     /// When the store can't be read; damage is no error but part of the answer.
     pub async fn verify(&self) -> Result<Verified> {
-        let mut verified = Verified { objects: 1, ..Verified::default() };
-        let root = self.packs().object(Area::Meta, &self.id()).await;
-        verified.note(root)?;
-        let meta: BTreeSet<Id> = self.pages().iter().map(|page| page.pack).collect();
-        for pack in &meta {
-            verified.objects += 1;
-            verified.note(self.packs().verify(Area::Meta, pack).await)?;
-        }
-        let mut readable = true;
-        for page in self.pages() {
-            let bytes = self.packs().frame(Area::Meta, &page.pack, &page.place, &page.id).await;
-            let decoded = bytes.and_then(|bytes| {
-                Page::decode(bytes).map_err(|what| Error::new(ErrorKind::Damaged, what))
-            });
-            readable &= verified.note(decoded)?.is_some();
-        }
-        if readable {
-            self.verify_files(&mut verified).await?;
-        }
-        Ok(verified)
+        self.verify_with(Arc::default()).await
     }
 
-    async fn verify_files(&self, verified: &mut Verified) -> Result<()> {
-        let mut footers: HashMap<Id, Option<Footer>> = HashMap::new();
-        let mut entries = self.entries();
-        while let Some(named) = entries.try_next().await? {
-            let content = &named.entry.content;
-            let mut whole = true;
-            for pack in content.packs() {
-                if !footers.contains_key(pack) {
-                    verified.objects += 1;
-                    let footer = verified.note(self.packs().verify(Area::Data, pack).await)?;
-                    footers.insert(*pack, footer);
-                }
-                whole &= footers[pack].is_some();
-            }
-            // What is damaged in a pack may be another file; and what a whole pack holds may not
-            // be what the entry says.
-            let fine = if whole {
-                is_in(content, &footers)
-            } else {
-                match self.read_all(content).await {
-                    Ok(()) => true,
-                    Err(error) if error.kind() == ErrorKind::Damaged => false,
-                    Err(error) => return Err(error),
-                }
-            };
-            if !fine {
-                verified.affected.push(TreePath::parse(&named.directory)?.join(&named.name)?);
-            }
-        }
-        Ok(())
+    /// Does so and reports to `progress`.
+    ///
+    /// # Errors
+    /// Those of [`verify`](Self::verify).
+    pub async fn verify_with(&self, progress: Arc<Checking>) -> Result<Verified> {
+        let mut checks = Checks::new(self.packs(), progress);
+        let (objects, affected) = checks.version(self).await?;
+        let damage = checks.damaged.into_iter().map(|damaged| damaged.error).collect();
+        Ok(Verified { objects, damage, affected })
     }
+}
 
-    /// Reads a file frame by frame, each of which is checked.
-    async fn read_all(&self, content: &Content) -> Result<()> {
-        match content {
-            Content::Frame { pack, place, id } => {
-                self.packs().frame(Area::Data, pack, place, id).await?;
-            }
-            Content::Runs { runs, .. } => {
-                for run in runs {
-                    self.packs().read_run(run, 0..run.len).await?;
-                }
-            }
-            Content::Directory | Content::Symlink(_) | Content::Inline(_) => {}
-        }
-        Ok(())
+/// Whether an object that is what it was is what belongs there.
+fn fits(area: Area, id: &Id, footer: Option<Footer>, bytes: Bytes) -> Result<Option<Footer>> {
+    let wrong = |what: &str| {
+        let message = format!("{} is damaged: {what}", area.key(id));
+        Err(Error::new(ErrorKind::Damaged, message))
+    };
+    match (area, footer) {
+        (_, Some(footer)) => Ok(Some(footer)),
+        (Area::Data, None) => wrong("it isn't a pack"),
+        (Area::Meta, None) => match super::format::Root::decode(&bytes) {
+            Ok(_) => Ok(None),
+            Err(what) => wrong(what),
+        },
     }
+}
+
+/// The path of the first entry of a page.
+fn first_of(page: &PageRef) -> Result<TreePath> {
+    let key = &page.first;
+    let nul = key.iter().position(|byte| *byte == 0).unwrap_or(0);
+    TreePath::parse(&key[..nul])?.join(&key[(nul + 1).min(key.len())..])
+}
+
+/// Reads a file frame by frame, each of which is checked.
+async fn read_all(packs: &Packs, content: &Content) -> Result<()> {
+    match content {
+        Content::Frame { pack, place, id } => {
+            packs.frame(Area::Data, pack, place, id).await?;
+        }
+        Content::Runs { runs, .. } => {
+            for run in runs {
+                packs.read_run(run, 0..run.len).await?;
+            }
+        }
+        Content::Directory | Content::Symlink(_) | Content::Inline(_) => {}
+    }
+    Ok(())
 }
 
 /// Whether the packs hold what the entry says they do.

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 /// A home that is gone when this is dropped.
 pub(crate) struct Home {
     dir: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
 }
 
 /// How the program ended and what it said.
@@ -24,7 +25,14 @@ pub(crate) struct Ended {
 impl Home {
     /// An empty home: `atelier init` has not run.
     pub(crate) fn empty() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary folder can be made") }
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        Self { dir, variables: Vec::new() }
+    }
+
+    /// The same home, whose user has an environment variable more.
+    pub(crate) fn with_variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
+        self
     }
 
     /// A home after `atelier init`.
@@ -37,10 +45,15 @@ impl Home {
     /// A home with the project `lab/cats/tabby`, which is chosen.
     pub(crate) fn with_project() -> Self {
         let home = Self::new();
-        home.ok(["org", "create", "lab"]);
-        home.ok(["community", "create", "lab/cats"]);
-        home.ok(["project", "create", "lab/cats/tabby"]);
+        home.make_project();
         home
+    }
+
+    /// Makes the project `lab/cats/tabby`.
+    pub(crate) fn make_project(&self) {
+        self.ok(["org", "create", "lab"]);
+        self.ok(["community", "create", "lab/cats"]);
+        self.ok(["project", "create", "lab/cats/tabby"]);
     }
 
     /// A path in the user's home directory, which has room for what a test needs.
@@ -80,6 +93,7 @@ impl Home {
             .env("AWS_CONFIG_FILE", self.path("no-aws-config"))
             .env("AWS_SHARED_CREDENTIALS_FILE", self.path("no-aws-credentials"))
             .env("NO_PROXY", "127.0.0.1,localhost")
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null());
         command
     }

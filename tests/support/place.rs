@@ -20,7 +20,11 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let home = Home::with_project();
+        Self::of(Home::with_project())
+    }
+
+    /// A place in a home that has a project.
+    pub(crate) fn of(home: Home) -> Self {
         let dir = home.path("my project");
         fs::create_dir(&dir).unwrap();
         Self { home, dir }

@@ -116,12 +116,20 @@ impl Writer {
         self.0.holder.catalog.publish_for(Some(self), project, new, version).await
     }
 
-    /// Gives back what was held and isn't published.
+    /// Gives back what was held and isn't published. What arrived is found by the next writer,
+    /// unless it is collected before.
     ///
     /// # Errors
     /// Those of the database; the lease lapses then.
     pub async fn end(&self) -> Result<()> {
-        self.0.holder.end().await
+        let holder = &self.0.holder;
+        if holder.has_ended() {
+            return Ok(());
+        }
+        let (mut db, _) = holder.catalog.change_content().await?;
+        self.note_durable(&mut db).await?;
+        holder.give_back(&mut db).await?;
+        commit(db).await
     }
 
     /// The name that a version has of who published it.

@@ -27,7 +27,7 @@ pub(super) async fn apply(
     let Some(found) = workspace.catalog.newest_version(&resource.id).await? else {
         return Err(Error::new(ErrorKind::NotFound, format!("checkpoint {name} has no version")));
     };
-    let version = Version::open(workspace.packs.clone(), found.root.parse()?).await?;
+    let version = workspace.open_version(&found).await?;
     let saver = Saver::new(workspace, project)?;
     save_what_is_there(&saver, workspace, name, notebook.as_deref()).await?;
 

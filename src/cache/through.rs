@@ -1,0 +1,172 @@
+//! A store some of whose objects never change, read through the cache.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use lru::LruCache;
+use tokio::sync::OnceCell;
+
+use super::{BlockCache, ObjectVersion, Source};
+use crate::error::Result;
+use crate::object::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
+
+/// How many objects' lengths are kept: those of 128 GiB of packs.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 isn't 0");
+
+/// A store that is far away, whose objects below some prefixes are named by their bytes: what was
+/// read of them once is in memory or on disk.
+#[derive(Debug)]
+pub struct Through {
+    store: Arc<dyn ObjectStore>,
+    named: Arc<Named>,
+    blocks: Arc<BlockCache>,
+    /// What the addresses of objects begin with, whoever shares the cache.
+    address: String,
+    prefixes: &'static [&'static str],
+    /// Guards a map of cells; never held while one is filled.
+    sources: Mutex<LruCache<String, Arc<OnceCell<Arc<Source>>>>>,
+}
+
+impl Through {
+    /// Reads what is below `prefixes` in `store` through `blocks`.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        blocks: Arc<BlockCache>,
+        address: String,
+        prefixes: &'static [&'static str],
+    ) -> Self {
+        let named = Arc::new(Named(store.clone()));
+        let sources = Mutex::new(LruCache::new(KNOWN));
+        Self { store, named, blocks, address, prefixes, sources }
+    }
+
+    fn is_constant(&self, key: &str) -> bool {
+        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    /// Where an object's bytes come from. Its length is asked for once.
+    async fn source(&self, key: &str) -> Result<Arc<Source>> {
+        let cell = {
+            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            sources.get_or_insert(key.to_owned(), Arc::default).clone()
+        };
+        let found = cell.get_or_try_init(|| async {
+            let size = self.store.head(key).await?.size;
+            let object = format!("{}{key}", self.address).into();
+            // The name is the version, whatever the service calls it.
+            let version = ObjectVersion { object, etag: ETag(format!("\"{key}\"")), size };
+            let (store, version) = (self.named.clone(), Arc::new(version));
+            Ok(Arc::new(Source { store, key: key.into(), version }))
+        });
+        found.await.cloned()
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Through {
+    async fn get(&self, key: &str, range: Range<u64>, if_match: Option<&ETag>) -> Result<Bytes> {
+        if if_match.is_some() || !self.is_constant(key) {
+            return self.store.get(key, range, if_match).await;
+        }
+        let source = self.source(key).await?;
+        let size = source.version.size;
+        let range = range.start.min(size)..range.end.min(size);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.blocks.read(&source, range).await
+    }
+
+    fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {
+        self.store.read_ahead()
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.store.head(key).await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<ETag> {
+        self.store.put(key, bytes, mode).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.store.delete(key).await
+    }
+
+    fn list(&self, prefix: &str, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        self.store.list(prefix, depth)
+    }
+}
+
+/// A store as the cache reads it: it names the version it wants, which here is the key.
+#[derive(Debug)]
+struct Named(Arc<dyn ObjectStore>);
+
+#[async_trait]
+impl ObjectStore for Named {
+    async fn get(&self, key: &str, range: Range<u64>, _: Option<&ETag>) -> Result<Bytes> {
+        self.0.get(key, range, None).await
+    }
+
+    async fn get_into(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        _: Option<&ETag>,
+        sink: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<()> {
+        self.0.get_into(key, range, None, sink).await
+    }
+
+    fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {
+        self.0.read_ahead().map(|store| Arc::new(Self(store)) as Arc<dyn ObjectStore>)
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        self.0.head(key).await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<ETag> {
+        self.0.put(key, bytes, mode).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.0.delete(key).await
+    }
+
+    fn list(&self, prefix: &str, depth: Depth) -> BoxStream<'static, Result<ListPage>> {
+        self.0.list(prefix, depth)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::metrics::Metrics;
+    use crate::object::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn what_never_changes_is_read_once() {
+        let store = Arc::new(MemoryStore::new());
+        let blocks = Arc::new(BlockCache::new(1 << 20, Arc::<Metrics>::default()));
+        let through = Through::new(store.clone(), blocks, "memory/".into(), &["packs/"]);
+        let put = |key: &'static str, bytes: &'static [u8]| {
+            store.put(key, Bytes::from_static(bytes), PutMode::Overwrite)
+        };
+        let get = |key: &'static str| through.get(key, 2..u64::MAX, None);
+        put("packs/a", b"0123456789").await.unwrap();
+        put("other", b"0123456789").await.unwrap();
+        assert_eq!(get("packs/a").await.unwrap(), "23456789");
+        assert_eq!(get("other").await.unwrap(), "23456789");
+        store.delete("packs/a").await.unwrap();
+        store.delete("other").await.unwrap();
+        assert_eq!(get("packs/a").await.unwrap(), "23456789");
+        assert_eq!(get("other").await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(get("packs/b").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
