@@ -30,7 +30,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "ATELIER_PROJECT", value_name = "ORG/COMMUNITY/PROJECT")]
     pub project: Option<String>,
 
-    /// Where the content of datasets and checkpoints is, such as s3://bucket/prefix or an absolute
+    /// Where the content of datasets and checkpoints is, such as `s3://bucket/prefix` or an absolute
     /// path; a catalogue belongs to the first one for good [default: `store` in the home]
     #[arg(long, global = true, env = "ATELIER_STORE", value_name = "URL")]
     pub store: Option<StoreLocation>,

@@ -157,7 +157,7 @@ impl Mount {
         let signals = Signals::new()?;
         let options = MountOptions { source: source.clone(), ..options.mount.clone() };
         let mut observed = Observed::prepare(serving).await?;
-        let served = Served::mount(tree, &workspace.metrics, &mount_point, &options)?;
+        let served = Served::mount(&tree, &workspace.metrics, &mount_point, &options)?;
         observed.start(context, serving, &source, served.project(), &workspace.metrics);
         if !self.quiet {
             table::say(format!("{source} is mounted on {}", mount_point.display()));

@@ -145,9 +145,11 @@ fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {
-            b'%' | b'?' | b'&' | b'#' | b' ' => encoded.push_str(&format!("%{byte:02X}")),
-            other if other.is_ascii() => encoded.push(char::from(other)),
-            other => encoded.push_str(&format!("%{other:02X}")),
+            b'%' | b'?' | b'&' | b'#' | b' ' | 0x80.. => {
+                let digit = |value| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+                encoded.extend(['%', digit(byte >> 4), digit(byte & 0xf)]);
+            }
+            plain => encoded.push(char::from(plain)),
         }
     }
     encoded

@@ -97,7 +97,7 @@ impl Checks {
                 async move {
                     let checked = packs.scrub(area, &id).await.and_then(|(footer, bytes)| {
                         progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                        fits(area, &id, footer, bytes)
+                        fits(area, &id, footer, &bytes)
                     });
                     progress.objects.fetch_add(1, Ordering::Relaxed);
                     (area, id, checked)
@@ -210,7 +210,7 @@ impl Version {
 }
 
 /// Whether an object that is what it was is what belongs there.
-fn fits(area: Area, id: &Id, footer: Option<Footer>, bytes: Bytes) -> Result<Option<Footer>> {
+fn fits(area: Area, id: &Id, footer: Option<Footer>, bytes: &Bytes) -> Result<Option<Footer>> {
     let wrong = |what: &str| {
         let message = format!("{} is damaged: {what}", area.key(id));
         Err(Error::new(ErrorKind::Damaged, message))
@@ -218,7 +218,7 @@ fn fits(area: Area, id: &Id, footer: Option<Footer>, bytes: Bytes) -> Result<Opt
     match (area, footer) {
         (_, Some(footer)) => Ok(Some(footer)),
         (Area::Data, None) => wrong("it isn't a pack"),
-        (Area::Meta, None) => match super::format::Root::decode(&bytes) {
+        (Area::Meta, None) => match super::format::Root::decode(bytes) {
             Ok(_) => Ok(None),
             Err(what) => wrong(what),
         },

@@ -14,7 +14,7 @@ use self::slots::{Slot, Slots};
 use super::{Known, Listed, ROOT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::number::TOP;
-use crate::tree::namespace::{Shelf, TTL};
+use crate::tree::namespace::{Label, Shelf, TTL};
 use crate::tree::snapshot::SnapshotTree;
 use crate::tree::{Attr, Tree};
 
@@ -160,7 +160,7 @@ impl Frozen {
         Ok(match self.node(ino)? {
             Node::Shelf => Vec::new(),
             Node::Slot(slot) | Node::Entry(slot, _) => {
-                slot.label().map(|label| label.names()).unwrap_or_default()
+                slot.label().map(Label::names).unwrap_or_default()
             }
         })
     }

@@ -48,12 +48,11 @@ pub(super) async fn open(
     metrics: &Arc<Metrics>,
 ) -> Result<Opened> {
     let named = config.store.clone();
-    let identity = match catalog.store().await? {
-        Some(identity) => identity,
-        None => {
-            let location = named.clone().unwrap_or(StoreLocation::Home);
-            catalog.choose_store(&location.to_string()).await?
-        }
+    let identity = if let Some(identity) = catalog.store().await? {
+        identity
+    } else {
+        let location = named.clone().unwrap_or(StoreLocation::Home);
+        catalog.choose_store(&location.to_string()).await?
     };
     let remembered: StoreLocation = identity.location.parse()?;
     let location = named.unwrap_or_else(|| remembered.clone());

@@ -30,7 +30,7 @@ pub(in crate::catalog) fn has_ended(host: &str, process: &str) -> bool {
 }
 
 /// When a process was started, in clock ticks since boot; `None` when there is none or it is a
-/// zombie. See proc_pid_stat(5): what follows the name in parentheses are fields 3 and on.
+/// zombie. See `proc_pid_stat(5)`: what follows the name in parentheses are fields 3 and on.
 fn started(number: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

@@ -24,7 +24,7 @@ impl Served {
     /// # Errors
     /// Those of [`fuse::mount`].
     pub(super) fn mount(
-        namespace: Arc<Namespace>,
+        namespace: &Arc<Namespace>,
         metrics: &Arc<Metrics>,
         mount_point: &Path,
         options: &MountOptions,

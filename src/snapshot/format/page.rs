@@ -53,7 +53,7 @@ impl Page {
             Ok(start)
         })?;
         decoder.end()?;
-        Ok(Self { packs, directories, entries, bytes })
+        Ok(Self { bytes, packs, directories, entries })
     }
 
     /// How many entries there are.
