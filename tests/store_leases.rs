@@ -9,7 +9,7 @@ use atelier::error::ErrorKind;
 use serde_json::json;
 
 /// Longer than a test.
-const LEASE: Duration = Duration::from_secs(600);
+const LEASE: Duration = Duration::from_mins(10);
 
 /// A catalogue in a folder that is gone when this is dropped, with a project.
 struct Fresh {

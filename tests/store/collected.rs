@@ -42,7 +42,7 @@ fn the_same_content_can_be_taken_in_after_it_was_collected() {
         delete(&home, "flowers");
         assert_eq!(home.json(["gc", "--grace", "0s"])["freed_objects"], 3);
     }
-    assert_eq!(files(&home.atelier().join("store/packs")), [PathBuf::new(); 0]);
+    assert!(files(&home.atelier().join("store/packs")).is_empty());
 }
 
 #[test]
