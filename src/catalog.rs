@@ -30,7 +30,9 @@ mod organization;
 mod project;
 mod query;
 mod resource;
+mod room;
 mod share;
+mod tag;
 mod version;
 
 pub use content::{StoreIdentity, StoredObject};

@@ -7,6 +7,8 @@
 pub mod capture;
 pub mod collect;
 mod compact;
+pub mod diff;
+pub mod export;
 pub mod format;
 pub mod number;
 mod read;

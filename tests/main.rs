@@ -35,5 +35,6 @@ mod store;
 mod store_leases;
 mod support;
 mod tree_contract;
+mod versions;
 mod vfs_model;
 mod zoo;

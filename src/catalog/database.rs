@@ -16,7 +16,8 @@ use super::model::Id;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// What each format adds to the one before; the first makes an empty catalogue.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("content.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema.sql"), include_str!("content.sql"), include_str!("tag.sql")];
 
 /// Begins a change. IMMEDIATE takes the write lock at once, within the busy timeout; a
 /// transaction that reads first and writes later would fail where another wrote in between

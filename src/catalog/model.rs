@@ -161,6 +161,8 @@ pub struct Project {
     pub description: String,
     /// How much its storage may hold, in GiB.
     pub quota_gib: Option<u32>,
+    /// How many of its datasets may be active at a time.
+    pub active_datasets: Option<u32>,
     /// Who made it.
     pub creator: String,
     /// When it was made.
@@ -324,6 +326,28 @@ pub struct VersionChange {
     pub active: Option<bool>,
     /// What else is known of it.
     pub spec: Option<serde_json::Value>,
+}
+
+/// A name that somebody gave a version of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tag {
+    /// The name.
+    pub name: String,
+    /// The number of the version.
+    pub version: u32,
+}
+
+/// What a version and its dataset need of the content store, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// The objects that the version needs.
+    pub all: u64,
+    /// Those of them that no other version needs, of any dataset or checkpoint.
+    pub unique: u64,
+    /// The objects that any version of the dataset needs.
+    pub dataset: u64,
+    /// The files of all versions of the dataset together.
+    pub logical: u64,
 }
 
 /// An encrypted environment file.

@@ -186,6 +186,23 @@ pub(super) fn check_pin(name: &str) -> Result<()> {
     check_label(name, "a pinned checkpoint", 1)
 }
 
+/// Checks a tag, which is neither a version's number nor a path.
+///
+/// # Errors
+/// `InvalidInput` with the rule.
+pub fn check_tag(name: &str) -> Result<()> {
+    let fine = (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if fine {
+        return Ok(());
+    }
+    let rule = "1 to 63 letters, digits, hyphens, underscores and dots, \
+                the first a letter, the last a letter or digit";
+    Err(refused(name, "a tag", rule))
+}
+
 /// Checks `[a-z]([-a-z0-9]*[a-z0-9])?` of `least` to 63 characters.
 fn check_label(name: &str, what: &str, least: usize) -> Result<()> {
     let fine = (least..=63).contains(&name.len())
@@ -262,6 +279,16 @@ mod tests {
     fn a_refusal_shows_what_can_not_be_seen() {
         let error = check_community("a\u{1b}b").unwrap_err();
         assert!(error.to_string().starts_with("\"a\\u{1b}b\" can't be"), "{error}");
+    }
+
+    #[test]
+    fn a_tag_is_no_number_and_no_path() {
+        for tag in ["a", "v1.0", "Best_so-far", "before2024"] {
+            check_tag(tag).unwrap();
+        }
+        for tag in ["", "1", "2024", "v1.", "-a", "a/b", "a@b", "ä", &"a".repeat(64)] {
+            check_tag(tag).unwrap_err();
+        }
     }
 
     #[test]

@@ -24,8 +24,8 @@ macro_rules! select_communities {
 macro_rules! select_projects {
     ($rest:literal) => {
         concat!(
-            "SELECT p.id, p.name, p.community, p.description, p.quota_gib, p.creator, p.created, \
-             p.modified, c.name AS community_name, o.name AS organization_name FROM project p \
+            "SELECT p.id, p.name, p.community, p.description, p.quota_gib, \
+             p.active_datasets, p.creator, p.created, p.modified, c.name AS community_name, o.name AS organization_name FROM project p \
              JOIN community c ON c.id = p.community \
              JOIN organization o ON o.id = c.organization ",
             $rest
@@ -81,7 +81,10 @@ pub(super) fn community(row: &AnyRow) -> Result<Community> {
 }
 
 pub(super) fn project(row: &AnyRow) -> Result<Project> {
-    let quota: Option<i64> = field(row, "quota_gib")?;
+    let limit = |name| {
+        let limit: Option<i64> = field(row, name)?;
+        limit.map(u32::try_from).transpose().map_err(|error| damaged(name, error))
+    };
     Ok(Project {
         id: id(row, "id")?,
         name: ProjectName {
@@ -91,10 +94,8 @@ pub(super) fn project(row: &AnyRow) -> Result<Project> {
         },
         community: id(row, "community")?,
         description: field(row, "description")?,
-        quota_gib: quota
-            .map(u32::try_from)
-            .transpose()
-            .map_err(|error| damaged("a quota", error))?,
+        quota_gib: limit("quota_gib")?,
+        active_datasets: limit("active_datasets")?,
         creator: field(row, "creator")?,
         created: time(row, "created")?,
         modified: time(row, "modified")?,

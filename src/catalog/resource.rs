@@ -7,7 +7,7 @@ use super::database::{failed, field, new_id, now};
 use super::model::{Id, Kind, NewResource, Project, Resource, ResourceChange, Role, Shown, Uses};
 use super::name::{self, ProjectName};
 use super::query::{self, select_projects, select_resources};
-use super::{Catalog, commit};
+use super::{Catalog, commit, room};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Catalog {
@@ -72,7 +72,8 @@ impl Catalog {
     /// Shows or hides a resource in a project's mount, whether its own or an added one.
     ///
     /// # Errors
-    /// `NotFound`; `PermissionDenied` below Developer of that project.
+    /// `NotFound`; `StorageFull` for one active dataset more than the project may have;
+    /// `PermissionDenied` below Developer of that project.
     pub async fn activate(
         &self,
         project: &Project,
@@ -84,6 +85,9 @@ impl Catalog {
         self.require(&mut db, project, Role::Developer).await?;
         let all = shown(&mut db, &project.id, kind).await?;
         let mut found = find_shown(all, project, kind, name)?;
+        if active && !found.active {
+            room::check_active(&mut db, &project.id, kind).await?;
+        }
         found.active = active;
         if found.added {
             sqlx::query("UPDATE addition SET active = $3 WHERE project = $1 AND resource = $2")

@@ -8,7 +8,7 @@ use super::model::{Community, Id, Kind, Offer, Policy, Project, Resource, Role, 
 use super::name::{CommunityName, ProjectName, Reference};
 use super::query::{self, select_projects, select_resources};
 use super::resource::shown;
-use super::{Catalog, commit};
+use super::{Catalog, commit, room};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Policy {
@@ -100,8 +100,8 @@ impl Catalog {
     ///
     /// # Errors
     /// `NotFound` unless the project's community offers it; `AlreadyExists` when the project
-    /// owns it or has it, or one that would show under the same name; `PermissionDenied` below
-    /// Developer.
+    /// owns it or has it, or one that would show under the same name; `StorageFull` for one active
+    /// dataset more than the project may have; `PermissionDenied` below Developer.
     pub async fn add(&self, project: &Project, reference: &Reference) -> Result<Shown> {
         let mut db = self.write().await?;
         self.require(&mut db, project, Role::Developer).await?;
@@ -144,6 +144,7 @@ impl Catalog {
             let Resource { kind, name, owner, .. } = &twin.resource;
             return Err(taken(kind.as_str(), format!("{name} of {owner} in {}", project.name)));
         }
+        room::check_active(&mut db, &project.id, resource.kind).await?;
         sqlx::query(
             "INSERT INTO addition (project, resource, active, creator, created) \
              VALUES ($1, $2, 1, $3, $4)",

@@ -9,7 +9,7 @@ use super::model::{
     Id, Kind, NewResource, NewVersion, Project, Resource, Role, Version, VersionChange,
 };
 use super::resource::{self, insert, own, shown, store};
-use super::{Catalog, Writer, commit, content, name, query};
+use super::{Catalog, Writer, commit, content, name, query, room};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many checkpoints a project keeps that aren't pinned; one more drops the oldest.
@@ -64,7 +64,10 @@ impl Catalog {
         content::need(&mut db, &version.root, &version.needs).await?;
         let found = own(&mut db, &project.id, new.kind, &new.name).await?;
         let resource = match found {
-            None => insert(&mut db, project, self.user(), &new).await?,
+            None => {
+                room::check_active(&mut db, &project.id, new.kind).await?;
+                insert(&mut db, project, self.user(), &new).await?
+            }
             Some(_) if new.kind == Kind::Checkpoint => {
                 return Err(taken("checkpoint", format!("{} of {}", new.name, project.name)));
             }
@@ -177,8 +180,8 @@ impl Catalog {
     /// Deletes one of several versions; the last one goes with its resource.
     ///
     /// # Errors
-    /// `NotFound`; `ResourceBusy` for the only one, and where the resource is published or used;
-    /// `PermissionDenied` below Developer of the project that owns it.
+    /// `NotFound`; `ResourceBusy` for the only one, for the one that shows under an active dataset's
+    /// name, and where the resource is published or used; `PermissionDenied` below Developer of the project that owns it.
     pub async fn delete_version(&self, resource: &Id, number: u32) -> Result<()> {
         let mut db = self.write().await?;
         let resource = self.find_own(&mut db, resource).await?;
@@ -191,12 +194,19 @@ impl Catalog {
                 format!("{kind} {name}@{number} is in use: {uses}"),
             ));
         }
-        if all(&mut db, &resource.id).await?.len() == 1 {
+        let versions = all(&mut db, &resource.id).await?;
+        if versions.len() == 1 {
             return Err(Error::new(
                 ErrorKind::ResourceBusy,
                 format!("{name}@{number} is the only version of {kind} {name}"),
             )
             .with_hint(format!("`atelier {kind} delete {name}` deletes all of it")));
+        }
+        let newest = versions.iter().rev().find(|version| version.active);
+        if resource.active && newest.is_some_and(|newest| newest.number == number) {
+            let message = format!("{name}@{number} is active: it shows as {name}");
+            return Err(Error::new(ErrorKind::ResourceBusy, message)
+                .with_hint(format!("`atelier {kind} deactivate {name}@{number}` first")));
         }
         sqlx::query("DELETE FROM version WHERE resource = $1 AND number = $2")
             .bind(resource.id.as_str())
@@ -375,7 +385,11 @@ async fn all(db: &mut AnyConnection, resource: &Id) -> Result<Vec<Version>> {
     rows.iter().map(query::version).collect()
 }
 
-async fn find(db: &mut AnyConnection, resource: &Resource, number: i64) -> Result<Version> {
+pub(super) async fn find(
+    db: &mut AnyConnection,
+    resource: &Resource,
+    number: i64,
+) -> Result<Version> {
     let row = sqlx::query("SELECT * FROM version WHERE resource = $1 AND number = $2")
         .bind(resource.id.as_str())
         .bind(number)

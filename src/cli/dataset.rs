@@ -8,13 +8,19 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Context, table};
-use crate::catalog::{Catalog, Kind, Project, Resource, Role, Shown, Version, VersionChange};
+use crate::catalog::{Catalog, Kind, Project, Resource, Shown, Version, VersionChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::workspace::Workspace;
 
 mod create;
+mod diff;
+mod export;
+mod find;
+mod show;
+mod tag;
 
 use create::Create;
+use find::At;
 
 /// How many affected files a report names.
 const NAMED: usize = 20;
@@ -26,13 +32,26 @@ pub enum Dataset {
     Create(Create),
     /// List the datasets of the project
     List,
-    /// Show a dataset
+    /// Show a version with all that is known of it
+    ///
+    /// STORED is what making it added to the store, NEEDED what it needs of it, and UNIQUE what no
+    /// other version needs: that much would be free without it.
     Show(Named),
     /// List the versions of a dataset, newest first
     Log {
         /// The dataset
         name: String,
     },
+    /// Show what was added, removed and changed between two versions
+    Diff(diff::Diff),
+    /// Give a version a name, by which it is reached as NAME@TAG
+    Tag(tag::TagVersion),
+    /// Take a version's name away
+    Untag(tag::UntagVersion),
+    /// Write a version into an empty directory, as plain files
+    ///
+    /// Modes, times and links are kept. One that was interrupted goes on when it is run again.
+    Export(export::Export),
     /// Read a whole dataset and check every byte
     Verify(Named),
     /// Show a dataset, or one version of it, in the project
@@ -46,8 +65,8 @@ pub enum Dataset {
 /// A dataset, or one version of it.
 #[derive(Debug, clap::Args)]
 pub struct Named {
-    /// The dataset; without a version the newest active one, or all of it
-    #[arg(value_name = "NAME[@VERSION]")]
+    /// The dataset; without a version or tag the newest active one, or all of it
+    #[arg(value_name = "NAME[@VERSION|@TAG]")]
     name: String,
 }
 
@@ -114,13 +133,12 @@ impl table::Row for Described {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let stored = self.stored_bytes.map(|stored| HumanBytes(stored).to_string());
         vec![
             self.name.clone(),
             self.version.to_string(),
             self.files.to_string(),
             HumanBytes(self.bytes).to_string(),
-            stored.unwrap_or_else(|| "-".to_owned()),
+            self.stored(),
             yes_or_no(self.active),
             self.creator.clone(),
             table::time(self.created),
@@ -145,6 +163,11 @@ impl Described {
             root: version.root,
         }
     }
+
+    fn stored(&self) -> String {
+        let stored = self.stored_bytes.map(|stored| HumanBytes(stored).to_string());
+        stored.unwrap_or_else(|| "-".to_owned())
+    }
 }
 
 impl Dataset {
@@ -156,17 +179,12 @@ impl Dataset {
         match self {
             Self::Create(create) => create.run(context, &workspace, &project).await?,
             Self::List => table::list(&at.listed().await?, context.json)?,
-            Self::Show(named) => {
-                let (shown, version) = at.version(&named.name).await?;
-                table::show(&Described::new(&shown.resource, version), context.json)?;
-            }
-            Self::Log { name } => {
-                let resource = at.dataset(&name).await?.resource;
-                let versions = at.catalog.versions(&resource.id).await?.into_iter().rev();
-                let versions: Vec<_> =
-                    versions.map(|version| Described::new(&resource, version)).collect();
-                table::list(&versions, context.json)?;
-            }
+            Self::Show(named) => at.show(&named.name, context.json).await?,
+            Self::Log { name } => at.log(&name, context.json).await?,
+            Self::Diff(diff) => diff.run(&at, &workspace, context.json).await?,
+            Self::Tag(tag) => tag.run(&at).await?,
+            Self::Untag(untag) => untag.run(&at).await?,
+            Self::Export(export) => export.run(&at, &workspace).await?,
             Self::Verify(named) => at.verify(&workspace, &named.name).await?,
             Self::Activate(named) => at.activate(&named.name, true).await?,
             Self::Deactivate(named) => at.activate(&named.name, false).await?,
@@ -174,12 +192,6 @@ impl Dataset {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The datasets of a project.
-struct At<'a> {
-    catalog: &'a Catalog,
-    project: &'a Project,
 }
 
 impl At<'_> {
@@ -205,34 +217,8 @@ impl At<'_> {
         Ok(listed)
     }
 
-    async fn dataset(&self, name: &str) -> Result<Shown> {
-        self.catalog.shown(self.project, Kind::Dataset, name).await
-    }
-
-    /// What `NAME` or `NAME@VERSION` means.
-    async fn named(&self, text: &str) -> Result<(Shown, Option<u32>)> {
-        match split(text) {
-            Some((name, number)) => Ok((self.dataset(name).await?, Some(number))),
-            None => Ok((self.dataset(text).await?, None)),
-        }
-    }
-
-    /// The version that is meant; without a number the newest active one.
-    async fn version(&self, text: &str) -> Result<(Shown, Version)> {
-        let (shown, number) = self.named(text).await?;
-        let version = match number {
-            Some(number) => Some(self.catalog.version(&shown.resource.id, number).await?),
-            None => self.catalog.newest_version(&shown.resource.id).await?,
-        };
-        let version = version.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("dataset {text} has no active version"))
-                .with_hint(format!("name one of those that `atelier dataset log {text}` shows"))
-        })?;
-        Ok((shown, version))
-    }
-
     async fn verify(&self, workspace: &Workspace, text: &str) -> Result<()> {
-        require_developer(self.catalog, self.project).await?;
+        self.require_developer().await?;
         let (shown, version) = self.version(text).await?;
         let name = format!("{}@{}", shown.name, version.number);
         let verified = workspace.open_version(&version).await?.verify().await?;
@@ -297,19 +283,8 @@ impl At<'_> {
     }
 }
 
-/// Splits `NAME@VERSION`; `NAME@PROJECT`, as an added dataset may show, has no number.
-fn split(text: &str) -> Option<(&str, u32)> {
-    let (name, number) = text.rsplit_once('@')?;
-    Some((name, number.parse().ok()?))
-}
-
 async fn require_developer(catalog: &Catalog, project: &Project) -> Result<()> {
-    if catalog.role_on(project).await? >= Some(Role::Developer) {
-        return Ok(());
-    }
-    let message = format!("the datasets of {} take the role developer", project.name);
-    Err(Error::new(ErrorKind::PermissionDenied, message)
-        .with_hint("one of the project's admins can grant it"))
+    At { catalog, project }.require_developer().await
 }
 
 fn yes_or_no(yes: bool) -> String {

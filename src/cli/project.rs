@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -39,6 +40,15 @@ pub enum Project {
         #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
         name: Option<String>,
     },
+    /// Change the settings of one, by default of the one you chose
+    Set {
+        /// Its name
+        #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
+        name: Option<String>,
+        /// How many of its datasets may be active at a time, or `none` for no limit
+        #[arg(long, value_name = "N|none", required = true)]
+        active_datasets: Limit,
+    },
     /// Delete one that owns no resources
     Delete {
         /// Its name
@@ -48,6 +58,24 @@ pub enum Project {
         #[arg(long)]
         with_files: bool,
     },
+}
+
+/// A number, or `none` for no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit(Option<u32>);
+
+impl FromStr for Limit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|number| Self(Some(number))).map_err(|_| {
+            let message = format!("\"{text}\" is no limit: write a number or none");
+            Error::new(ErrorKind::InvalidInput, message)
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -66,14 +94,16 @@ impl Line {
 
 impl table::Row for Line {
     const HEADER: &'static [&'static str] =
-        &["NAME", "YOUR ROLE", "QUOTA", "CREATOR", "CREATED", "DESCRIPTION"];
+        &["NAME", "YOUR ROLE", "QUOTA", "ACTIVE DATASETS", "CREATOR", "CREATED", "DESCRIPTION"];
 
     fn cells(&self) -> Vec<String> {
-        let Found { name, quota_gib, creator, created, description, .. } = &self.project;
+        let Found { name, quota_gib, active_datasets, creator, created, description, .. } =
+            &self.project;
         vec![
             name.to_string(),
             self.role.map_or_else(|| "-".to_owned(), |role| role.to_string()),
             quota_gib.map_or_else(|| "-".to_owned(), |quota| format!("{quota} GiB")),
+            active_datasets.map_or_else(|| "no limit".to_owned(), |most| format!("at most {most}")),
             creator.clone(),
             table::time(*created),
             description.clone(),
@@ -116,6 +146,18 @@ impl Project {
                     None => context.project(&catalog).await?,
                 };
                 table::show(&Line::new(&catalog, found).await?, context.json)?;
+            }
+            Self::Set { name, active_datasets: Limit(most) } => {
+                let name = match name {
+                    Some(name) => place::project(context, &catalog, &name).await?,
+                    None => context.project(&catalog).await?.name,
+                };
+                let changed = catalog.limit_active_datasets(&name, most).await?;
+                table::say(match most {
+                    Some(most) => format!("project {name} may have {most} active datasets"),
+                    None => format!("project {name} may have any number of active datasets"),
+                });
+                table::made(&Line::new(&catalog, changed).await?, context.json)?;
             }
             Self::Delete { name, with_files } => {
                 let name = place::project(context, &catalog, &name).await?;

@@ -1,10 +1,11 @@
 //! Reads a version: entries by path, directories by name, files by range.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use super::format::{Content, Entry, Page, PageRef, Root, Totals};
 use crate::chunk::recent::Recent;
@@ -238,12 +239,29 @@ impl Version {
         self.pages().partition_point(|page| page.first <= key).checked_sub(1)
     }
 
+    /// The entries of the pages that aren't among `known`, in order.
+    pub(super) fn entries_outside(&self, known: &HashSet<Id>) -> BoxStream<'static, Result<Named>> {
+        let outside =
+            |(number, page): (usize, &PageRef)| (!known.contains(&page.id)).then_some(number);
+        let pages: Vec<_> = self.pages().iter().enumerate().filter_map(outside).collect();
+        self.entries_of(stream::iter(pages), (Vec::new(), Vec::new()))
+    }
+
     /// The entries from a key on, in order.
     fn entries_from(&self, directory: &[u8], name: &[u8]) -> BoxStream<'static, Result<Named>> {
         let start = self.page_number(directory, name).unwrap_or(0);
         let key = (directory.to_vec(), name.to_vec());
+        self.entries_of(stream::iter(start..self.pages().len()), key)
+    }
+
+    /// The entries of some pages from a key on.
+    fn entries_of(
+        &self,
+        pages: impl Stream<Item = usize> + Send + 'static,
+        key: (Vec<u8>, Vec<u8>),
+    ) -> BoxStream<'static, Result<Named>> {
         let version = self.clone();
-        let pages = stream::iter(start..self.pages().len()).then(move |number| {
+        let pages = pages.then(move |number| {
             let version = version.clone();
             async move { version.page(number).await }
         });

@@ -1,4 +1,7 @@
 //! Turns a version, or a directory of it, into a directory of this machine.
+//!
+//! One thread goes through the version's directories and makes them; a few others write the files.
+//! Modes and times of directories come last, when nothing is written into them any more.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -8,6 +11,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -23,6 +29,12 @@ use crate::path::TreePath;
 /// How much of a file is read and written at a time, in bytes.
 const BLOCK: usize = 1 << 20;
 
+/// Threads that write files; a store with latency keeps more of them waiting than the disk does.
+const WRITERS: usize = 8;
+
+/// Files and links that wait to be written.
+const QUEUE: usize = 64;
+
 /// What a restore did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
@@ -34,6 +46,17 @@ pub struct Restored {
     pub removed: u64,
 }
 
+/// How far a restore is; read it while it runs.
+#[derive(Debug, Default)]
+pub struct Restoring {
+    /// Files and links that were written.
+    pub written: AtomicU64,
+    /// Files and links that were as they should be.
+    pub unchanged: AtomicU64,
+    /// Bytes of files that were written, or read to compare them.
+    pub bytes: AtomicU64,
+}
+
 /// Makes the directory `into` hold exactly what the version holds in its directory `from`.
 ///
 /// A file is replaced in one step, so whoever reads it meanwhile sees the old bytes or the new.
@@ -43,80 +66,161 @@ pub struct Restored {
 /// `NotFound`, `NotADirectory` for `from`; `StorageFull`, `PermissionDenied` and others of the
 /// file system; `Damaged`. What was done until then stays.
 pub async fn restore(version: &Version, from: &TreePath, into: &Path) -> Result<Restored> {
-    let (version, from, into) = (version.clone(), from.clone(), into.to_owned());
-    let work = move || {
-        let mut restore =
-            Restore { version, runtime: Handle::current(), done: Restored::default() };
-        fs::create_dir_all(&into)
-            .context(|| format!("directory {} can't be made", into.display()))?;
-        restore.fill(&from, &into)?;
-        let synced = File::open(&into).and_then(|top| Ok(rustix::fs::syncfs(&top)?));
-        synced.context(|| format!("{} can't be made durable", into.display()))?;
-        Ok(restore.done)
-    };
-    let done = spawn_blocking(work).await;
+    let restore = Restore::new(version.clone(), Arc::default());
+    let (from, into) = (from.clone(), into.to_owned());
+    let done = spawn_blocking(move || restore.run(&from, &into)).await;
     done.map_err(|error| Error::new(ErrorKind::Io, "a restore was stopped").with_source(error))?
 }
 
-struct Restore {
+/// A restore at work.
+pub(super) struct Restore {
     version: Version,
     runtime: Handle,
-    done: Restored,
+    progress: Arc<Restoring>,
+    /// Where files are until they are finished, and then nothing is removed that the version
+    /// doesn't have; beside the finished ones if it isn't said.
+    scratch: Option<PathBuf>,
+    /// Guards why the writers stopped.
+    failed: Mutex<Option<Error>>,
+}
+
+/// A file or a link that is to be there.
+struct Job {
+    entry: Entry,
+    to: PathBuf,
+}
+
+/// What is left to do when all files are written.
+#[derive(Default)]
+struct Rest {
+    /// Directories, each before those in it.
+    directories: Vec<(PathBuf, Entry)>,
+    surplus: Vec<PathBuf>,
 }
 
 impl Restore {
-    fn directory(&mut self, from: &TreePath, entry: &Entry, into: &Path) -> Result<()> {
-        // Also a directory that nobody may write must be filled; its mode comes afterwards.
-        make_dir(into).context(|| format!("directory {} can't be made", into.display()))?;
-        self.fill(from, into)?;
-        let set = set_mode(into, entry.mode).and_then(|()| set_mtime(into, entry.mtime));
-        set.context(|| format!("the mode of {} can't be set", into.display()))
+    pub(super) fn new(version: Version, progress: Arc<Restoring>) -> Self {
+        let runtime = Handle::current();
+        Self { version, runtime, progress, scratch: None, failed: Mutex::default() }
     }
 
-    fn fill(&mut self, from: &TreePath, into: &Path) -> Result<()> {
-        let listed = self.version.list(from).try_collect();
-        let wanted: Vec<Named> = self.runtime.block_on(listed)?;
-        for Named { name, entry, .. } in &wanted {
-            let to = into.join(OsStr::from_bytes(name));
-            match &entry.content {
-                Content::Directory => self.directory(&from.join(name)?, entry, &to)?,
-                Content::Symlink(target) => self.link(target, entry, &to)?,
-                _ => self.file(entry, &to)?,
+    /// Keeps files in a directory of their own until they are finished, and what is there already
+    /// where it is.
+    pub(super) fn with_scratch(self, scratch: PathBuf) -> Self {
+        Self { scratch: Some(scratch), ..self }
+    }
+
+    pub(super) fn run(&self, from: &TreePath, into: &Path) -> Result<Restored> {
+        fs::create_dir_all(into)
+            .context(|| format!("directory {} can't be made", into.display()))?;
+        let (jobs, queue) = sync_channel(QUEUE);
+        let queue = Mutex::new(queue);
+        let rest = thread::scope(|scope| {
+            for _ in 0..WRITERS {
+                scope.spawn(|| self.work(&queue));
+            }
+            let rest = self.go_through(from, into, &jobs);
+            // Without the sender the writers end.
+            drop(jobs);
+            rest
+        })?;
+        if let Some(error) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
+        for path in &rest.surplus {
+            remove(path).context(|| format!("{} can't be removed", path.display()))?;
+        }
+        for (path, entry) in rest.directories.iter().rev() {
+            let set = set_mode(path, entry.mode).and_then(|()| set_mtime(path, entry.mtime));
+            set.context(|| format!("the mode of {} can't be set", path.display()))?;
+        }
+        let synced = File::open(into).and_then(|top| Ok(rustix::fs::syncfs(&top)?));
+        synced.context(|| format!("{} can't be made durable", into.display()))?;
+        Ok(Restored {
+            written: self.progress.written.load(Ordering::Relaxed),
+            unchanged: self.progress.unchanged.load(Ordering::Relaxed),
+            removed: rest.surplus.len() as u64,
+        })
+    }
+
+    /// Makes the directories, and has the files in them written.
+    fn go_through(&self, from: &TreePath, into: &Path, jobs: &SyncSender<Job>) -> Result<Rest> {
+        let mut rest = Rest::default();
+        let mut ahead = vec![(from.clone(), into.to_owned())];
+        while let Some((from, into)) = ahead.pop() {
+            let listed = self.version.list(&from).try_collect();
+            let wanted: Vec<Named> = self.runtime.block_on(listed)?;
+            if self.scratch.is_none() {
+                let names = wanted.iter().map(|named| &named.name).collect();
+                let surplus = surplus(&into, &names);
+                let unlisted = || format!("directory {} can't be listed", into.display());
+                rest.surplus.extend(surplus.context(unlisted)?);
+            }
+            let below = ahead.len();
+            for Named { name, entry, .. } in wanted {
+                let to = into.join(OsStr::from_bytes(&name));
+                if entry.content == Content::Directory {
+                    // Also a directory that nobody may write must be filled.
+                    make_dir(&to)
+                        .context(|| format!("directory {} can't be made", to.display()))?;
+                    ahead.push((from.join(&name)?, to.clone()));
+                    rest.directories.push((to, entry));
+                } else if self.is_stopped() || jobs.send(Job { entry, to }).is_err() {
+                    return Ok(rest);
+                }
+            }
+            // What is stored first is written first.
+            ahead[below..].reverse();
+        }
+        Ok(rest)
+    }
+
+    /// Writes files and links until there are no more; after a failure it only lets them pass.
+    fn work(&self, queue: &Mutex<Receiver<Job>>) {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(Job { entry, to }) = next else { return };
+            if self.is_stopped() {
+                continue;
+            }
+            let done = match &entry.content {
+                Content::Symlink(target) => self.link(target, &entry, &to),
+                _ => self.file(&entry, &to),
+            };
+            if let Err(error) = done {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert(error);
             }
         }
-        let wanted: HashSet<&Bytes> = wanted.iter().map(|named| &named.name).collect();
-        let surplus = surplus(into, &wanted)
-            .context(|| format!("directory {} can't be listed", into.display()))?;
-        for path in surplus {
-            remove(&path).context(|| format!("{} can't be removed", path.display()))?;
-            self.done.removed += 1;
-        }
-        Ok(())
     }
 
-    fn link(&mut self, target: &Bytes, entry: &Entry, to: &Path) -> Result<()> {
+    fn is_stopped(&self) -> bool {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn link(&self, target: &Bytes, entry: &Entry, to: &Path) -> Result<()> {
         let target = Path::new(OsStr::from_bytes(target));
         if fs::read_link(to).is_ok_and(|present| present == target) {
-            self.done.unchanged += 1;
+            self.progress.unchanged.fetch_add(1, Ordering::Relaxed);
         } else {
             let made = make_way(to, |kind| !kind.is_dir())
-                .and_then(|()| Unfinished::beside(to, |path| symlink(target, path)))
+                .and_then(|()| self.unfinished(to, |path| symlink(target, path)))
                 .and_then(|((), unfinished)| fs::rename(&unfinished.0, to));
             made.context(|| format!("link {} can't be made", to.display()))?;
-            self.done.written += 1;
+            self.progress.written.fetch_add(1, Ordering::Relaxed);
         }
         set_mtime(to, entry.mtime).context(|| format!("the time of {} can't be set", to.display()))
     }
 
-    fn file(&mut self, entry: &Entry, to: &Path) -> Result<()> {
+    fn file(&self, entry: &Entry, to: &Path) -> Result<()> {
         if self.is_there(entry, to)? {
-            self.done.unchanged += 1;
+            self.progress.unchanged.fetch_add(1, Ordering::Relaxed);
             let set = set_mode(to, entry.mode).and_then(|()| set_mtime(to, entry.mtime));
             return set.context(|| format!("the mode of {} can't be set", to.display()));
         }
         let unwritten = || format!("file {} can't be written", to.display());
         make_way(to, |kind| !kind.is_dir()).context(unwritten)?;
-        let made = Unfinished::beside(to, |path| {
+        let made = self.unfinished(to, |path| {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
         });
         let (mut file, unfinished) = made.context(unwritten)?;
@@ -128,7 +232,7 @@ impl Restore {
             .and_then(|()| set_mtime(&unfinished.0, entry.mtime))
             .and_then(|()| fs::rename(&unfinished.0, to))
             .context(unwritten)?;
-        self.done.written += 1;
+        self.progress.written.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -153,22 +257,31 @@ impl Restore {
 
     fn read(&self, entry: &Entry, offset: u64) -> Result<Bytes> {
         let range = offset..offset + BLOCK as u64;
-        self.runtime.block_on(self.version.read_content(&entry.content, range))
+        let bytes = self.runtime.block_on(self.version.read_content(&entry.content, range))?;
+        self.progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    /// Makes what will be `to` under a name that nobody asks for.
+    fn unfinished<T>(
+        &self,
+        to: &Path,
+        make: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<(T, Unfinished)> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".atelier-{}-{count}", std::process::id());
+        let path = match &self.scratch {
+            Some(scratch) => scratch.join(name),
+            None => to.with_file_name(name),
+        };
+        let value = make(&path)?;
+        Ok((value, Unfinished(path)))
     }
 }
 
 /// A name that goes away again unless it was renamed.
 struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn beside<T>(to: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<(T, Self)> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = to.with_file_name(format!(".atelier-{}-{count}", std::process::id()));
-        let value = make(&path)?;
-        Ok((value, Self(path)))
-    }
-}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {

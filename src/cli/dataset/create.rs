@@ -52,6 +52,9 @@ impl Create {
             return Err(Error::new(ErrorKind::NotADirectory, message)
                 .with_hint("a dataset is made of a directory"));
         }
+        if previous(workspace, project, &self.name).await?.is_none() {
+            workspace.catalog.check_active_datasets(project).await?;
+        }
         let (packs, writer) = workspace.begin_writing().await?;
         let made = self.make(context, workspace, project, &packs, &writer).await;
         if let Err(error) = writer.end().await {
@@ -82,26 +85,7 @@ impl Create {
             description: self.description.clone(),
             spec: serde_json::Value::Null,
         };
-        let version = NewVersion {
-            root: captured.root.to_string(),
-            files: captured.totals.files,
-            bytes: captured.totals.bytes,
-            spec: serde_json::json!({ "stored": captured.stored, "reused": captured.reused }),
-            needs: captured.needs.iter().map(ToString::to_string).collect(),
-        };
-        let (resource, version) = writer.publish(project, new, version).await?;
-        if let Err(error) = workspace.keep_record(&resource, &version).await {
-            tracing::warn!("the copy of the record isn't kept: {error:?}");
-        }
-        table::say(format!(
-            "dataset {}@{} made: {} files, {}, of which {} are new in the store",
-            resource.name,
-            version.number,
-            version.files,
-            HumanBytes(version.bytes),
-            HumanBytes(captured.stored),
-        ));
-        table::made(&Described::new(&resource, version), context.json)
+        publish(context, workspace, project, writer, new, &captured).await
     }
 
     async fn capture(
@@ -109,9 +93,7 @@ impl Create {
         packs: &Packs,
         previous: Option<&(Resource, Version)>,
     ) -> Result<Captured> {
-        let progress = Arc::new(Progress::default());
-        let mut capture =
-            Capture::new().directory(TreePath::root(), &self.source).progress(progress.clone());
+        let mut capture = Capture::new().directory(TreePath::root(), &self.source);
         if let Some((_, version)) = previous {
             // One that is damaged is no help, but no reason to refuse its repair either.
             match snapshot::Version::open(packs.clone(), version.root.parse()?).await {
@@ -119,31 +101,13 @@ impl Create {
                 Err(error) => tracing::warn!("the previous version isn't used: {error:?}"),
             }
         }
-        let bar = ProgressBar::new_spinner();
-        let mut tick = tokio::time::interval(Duration::from_millis(100));
-        let mut run = std::pin::pin!(capture.run(packs));
-        let captured = loop {
-            tokio::select! {
-                captured = &mut run => break captured,
-                _ = tick.tick() => {
-                    bar.set_message(line(&progress));
-                    bar.tick();
-                }
-            }
-        };
-        bar.finish_and_clear();
-        captured
+        watch(capture, packs).await
     }
 
     /// Says what was left out, and refuses it where that was asked for.
     fn report(&self, captured: &Captured) -> Result<()> {
         let left_out = captured.skipped.len();
-        for skipped in captured.skipped.iter().take(NAMED) {
-            table::say(format!("{}: {}", skipped.path, skipped.reason));
-        }
-        if left_out > NAMED {
-            table::say(format!("and {} more", left_out - NAMED));
-        }
+        name_skipped(captured);
         let source = self.source.display();
         if self.strict && left_out > 0 {
             let message = format!("{left_out} of the entries of {source} can't be taken in");
@@ -175,6 +139,67 @@ impl Create {
         table::say(format!("unchanged: {} is still version {}", resource.name, version.number));
         table::made(&Described::new(&resource, version), context.json)
     }
+}
+
+/// Makes a version and shows how far it is.
+pub(super) async fn watch(capture: Capture, packs: &Packs) -> Result<Captured> {
+    let progress = Arc::new(Progress::default());
+    let capture = capture.progress(progress.clone());
+    let bar = ProgressBar::new_spinner();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut run = std::pin::pin!(capture.run(packs));
+    let captured = loop {
+        tokio::select! {
+            captured = &mut run => break captured,
+            _ = tick.tick() => {
+                bar.set_message(line(&progress));
+                bar.tick();
+            }
+        }
+    };
+    bar.finish_and_clear();
+    captured
+}
+
+/// Names what isn't in a version, or not as it was at one moment.
+pub(super) fn name_skipped(captured: &Captured) {
+    for skipped in captured.skipped.iter().take(NAMED) {
+        table::say(format!("{}: {}", skipped.path, skipped.reason));
+    }
+    if let Some(more) = captured.skipped.len().checked_sub(NAMED + 1) {
+        table::say(format!("and {} more", more + 1));
+    }
+}
+
+/// Publishes what was captured as the next version of a dataset, and tells of it.
+pub(super) async fn publish(
+    context: &Context,
+    workspace: &Workspace,
+    project: &Project,
+    writer: &Writer,
+    new: NewResource,
+    captured: &Captured,
+) -> Result<()> {
+    let version = NewVersion {
+        root: captured.root.to_string(),
+        files: captured.totals.files,
+        bytes: captured.totals.bytes,
+        spec: serde_json::json!({ "stored": captured.stored, "reused": captured.reused }),
+        needs: captured.needs.iter().map(ToString::to_string).collect(),
+    };
+    let (resource, version) = writer.publish(project, new, version).await?;
+    if let Err(error) = workspace.keep_record(&resource, &version).await {
+        tracing::warn!("the copy of the record isn't kept: {error:?}");
+    }
+    table::say(format!(
+        "dataset {}@{} made: {} files, {}, of which {} are new in the store",
+        resource.name,
+        version.number,
+        version.files,
+        HumanBytes(version.bytes),
+        HumanBytes(captured.stored),
+    ));
+    table::made(&Described::new(&resource, version), context.json)
 }
 
 /// The dataset that the project owns by this name, and its newest version.

@@ -157,7 +157,7 @@ impl Shelf {
         Ok(slots.iter().map(|slot| Bytes::from(slot.name().to_owned())).collect())
     }
 
-    /// What a name leads to: one that is listed, or `<name>@<version>`.
+    /// What a name leads to: one that is listed, or `<name>@<version>`, or `<name>@<tag>`.
     ///
     /// # Errors
     /// Those of the catalogue.
@@ -184,11 +184,7 @@ impl Shelf {
     }
 
     async fn at_version(&self, slots: &[Slot], name: &str) -> Result<Option<Slot>> {
-        let Some((base, number)) = name.rsplit_once('@') else {
-            return Ok(None);
-        };
-        // Only the number as it is written: `photos@07` would be a second name of one version.
-        let Some(number) = number.parse::<u32>().ok().filter(|n| n.to_string() == number) else {
+        let Some((base, version)) = name.rsplit_once('@') else {
             return Ok(None);
         };
         let newest = slots.iter().find_map(|slot| match slot {
@@ -198,6 +194,12 @@ impl Shelf {
         let Some(Held { resource, .. }) = newest.map(AsRef::as_ref) else {
             return Ok(None);
         };
+        let number = match version.parse::<u32>() {
+            // Only as it is written: `photos@07` would be a second name of one version.
+            Ok(number) => Some(number).filter(|number| number.to_string() == version),
+            Err(_) => self.0.catalog.tagged(&resource.id, version).await?,
+        };
+        let Some(number) = number else { return Ok(None) };
         match self.0.catalog.version(&resource.id, number).await {
             Ok(version) => Ok(Some(Slot::Resource(Arc::new(Held {
                 name: name.to_owned(),
