@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod community;
 pub mod completions;
 pub mod dataset;
+mod draft;
 pub mod env;
 mod environment;
 pub mod gc;

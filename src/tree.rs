@@ -21,6 +21,7 @@ pub mod bucket;
 pub mod local;
 pub mod memory;
 pub mod namespace;
+pub mod quota;
 pub mod secrets;
 pub mod snapshot;
 

@@ -26,6 +26,7 @@ mod object_contract;
 mod observe;
 mod promises;
 mod quickstart;
+mod quota;
 mod restore;
 mod s3_cli;
 mod scale;

@@ -19,6 +19,7 @@ mod files;
 mod memory;
 mod names;
 mod passthrough;
+mod quota;
 mod session;
 mod versions;
 

@@ -1,0 +1,99 @@
+//! A limited tree, as programs meet it: `df` is right, and a full one takes again what was removed.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use atelier::tree::local::LocalTree;
+use atelier::tree::quota::QuotaTree;
+use rustix::io::Errno;
+use tokio::runtime::Handle;
+
+use super::{Mount, python};
+
+const MIB: usize = 1 << 20;
+
+fn limited(limit: usize) -> Mount {
+    Mount::new(|dir| {
+        let local = Arc::new(LocalTree::open(dir).unwrap());
+        let limited = QuotaTree::over(local, limit as u64);
+        Arc::new(Handle::current().block_on(limited).unwrap())
+    })
+}
+
+/// How much there is and how much is free, in bytes, as `df` has it.
+fn df(mount: &Mount) -> (u64, u64) {
+    let space = rustix::fs::statvfs(mount.path("")).unwrap();
+    (space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NOSPC)
+}
+
+#[test]
+fn a_mount_holds_what_it_may_and_not_a_byte_more() {
+    let mount = limited(8 * MIB);
+    assert_eq!(df(&mount), (8 << 20, 8 << 20));
+    fs::write(mount.path("file"), vec![1; 8 * MIB]).unwrap();
+    assert_eq!(df(&mount), (8 << 20, 0));
+    let mut more = File::options().append(true).open(mount.path("file")).unwrap();
+    assert!(is_full(&more.write_all(b"x").unwrap_err()));
+    assert!(is_full(&fs::write(mount.path("other"), b"x").unwrap_err()));
+    assert_eq!(fs::read(mount.path("file")).unwrap(), vec![1; 8 * MIB]);
+    more.write_at(b"y", 0).unwrap_err();
+    File::options().write(true).open(mount.path("file")).unwrap().write_at(b"y", 0).unwrap();
+    assert_eq!(fs::read(mount.path("file")).unwrap()[..2], *b"y\x01");
+}
+
+#[test]
+fn what_is_removed_makes_room_at_once() {
+    let mount = limited(4 * MIB);
+    for round in 0..40_u8 {
+        let (file, other) = (mount.path("file"), mount.path("other"));
+        fs::write(&file, vec![round; 4 * MIB]).unwrap_or_else(|error| panic!("{round}: {error}"));
+        match round % 3 {
+            0 => fs::remove_file(&file).unwrap(),
+            1 => {
+                File::create(&other).unwrap();
+                fs::rename(&other, &file).unwrap();
+            }
+            // Emptied when it is opened again.
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn an_open_file_without_a_name_keeps_its_room() {
+    let mount = limited(4 * MIB);
+    let file = mount.path("file");
+    fs::write(&file, vec![1; 4 * MIB]).unwrap();
+    let open = File::open(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    assert!(is_full(&fs::write(mount.path("other"), b"x").unwrap_err()));
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 4 * MIB as u64 - 1).unwrap();
+    assert_eq!((byte, df(&mount).1), ([1], 0));
+    drop(open);
+    fs::write(mount.path("other"), vec![2; 4 * MIB]).unwrap();
+}
+
+#[test]
+fn a_map_of_a_file_never_runs_out_of_room() {
+    let mount = limited(4 * MIB);
+    python(
+        "import mmap, os, sys\n\
+         f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n\
+         os.ftruncate(f, 4 << 20)\n\
+         try: os.ftruncate(f, (4 << 20) + 1)\n\
+         except OSError as e: assert e.errno == 28, e\n\
+         else: raise SystemExit('it grew')\n\
+         m = mmap.mmap(f, 4 << 20)\n\
+         m[:] = b'm' * (4 << 20)\n\
+         m.flush()\n",
+        &[&mount.path("mapped")],
+    );
+    assert_eq!(fs::read(mount.backing().join("mapped")).unwrap(), vec![b'm'; 4 * MIB]);
+}
