@@ -114,6 +114,11 @@ impl Config {
         self.runtime.iter().cloned().chain([self.home.join("run")]).collect()
     }
 
+    /// The directory of datasets that commands are filling.
+    pub fn drafts_dir(&self) -> PathBuf {
+        self.home.join("drafts")
+    }
+
     /// The directory of a project's storage.
     pub fn files_dir(&self, project_id: &str) -> PathBuf {
         self.home.join("projects").join(project_id).join("files")

@@ -17,6 +17,7 @@ mod cli;
 mod crash;
 mod dataset;
 mod disk_cache;
+mod draft;
 mod faults;
 mod floors;
 mod libraries;

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Context, table};
+use super::{Context, draft, table};
 use crate::catalog::{Catalog, Kind, Project, Resource, Shown, Version, VersionChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::workspace::Workspace;
@@ -16,6 +16,8 @@ mod create;
 mod diff;
 mod export;
 mod find;
+mod init;
+mod init_code;
 mod show;
 mod tag;
 
@@ -30,6 +32,15 @@ const NAMED: usize = 20;
 pub enum Dataset {
     /// Take a directory in as a dataset, or as the next version of one
     Create(Create),
+    /// Let a command fill a new dataset
+    ///
+    /// The command finds the path of an empty directory in `$ATELIER_DATASET`. What it has written
+    /// there when it ends with exit code 0 is the dataset; otherwise nothing is left of it, and its
+    /// exit code is that of this program. Signals are passed on.
+    ///
+    /// The catalogue keeps the command and the script that it names first as the dataset's init
+    /// code: have secrets in the environment, not among its arguments.
+    Init(init::Init),
     /// List the datasets of the project
     List,
     /// Show a version with all that is known of it
@@ -176,7 +187,9 @@ impl Dataset {
         let workspace = Workspace::open(&context.config).await?;
         let project = context.project(&workspace.catalog).await?;
         let at = At { catalog: &workspace.catalog, project: &project };
+        draft::clear(&context.config);
         match self {
+            Self::Init(init) => return init.run(context, &workspace, &project).await,
             Self::Create(create) => create.run(context, &workspace, &project).await?,
             Self::List => table::list(&at.listed().await?, context.json)?,
             Self::Show(named) => at.show(&named.name, context.json).await?,

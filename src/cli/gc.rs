@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::{Context, table};
+use super::{Context, draft, table};
 use crate::catalog::collect::Amount;
 use crate::config::Span;
 use crate::error::Result;
@@ -66,6 +66,7 @@ impl Gc {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let workspace = Workspace::open(&context.config).await?;
+        draft::clear(&context.config);
         let Span(grace) = self.grace;
         let plan = Plan { grace, lease: context.config.lease, compact_below: self.compact_below };
         let (catalog, packs) = (&workspace.catalog, &workspace.packs);

@@ -12,7 +12,7 @@ use self::observe::Observed;
 use self::options::Options;
 use self::served::Served;
 use super::shield::Shield;
-use super::{Context, place, table};
+use super::{Context, draft, place, table};
 use crate::config::{Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{MountOptions, Unmount};
@@ -145,6 +145,7 @@ impl Mount {
         let (dir, project) = self.places()?;
         let mount_point = point::prepare(dir)?;
         let workspace = Workspace::open_to_serve(&context.config, serving).await?;
+        draft::clear(&context.config);
         let project = match project {
             Some(name) => {
                 let name = place::project(context, &workspace.catalog, name).await?;

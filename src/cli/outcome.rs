@@ -1,9 +1,12 @@
 //! How a command ends: the exit code, and the lines that say why.
 
 use std::error::Error as _;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::io;
 use std::process::ExitCode;
 
+use super::table;
 use crate::error::{Error, ErrorKind};
 
 /// The code a failed command exits with.
@@ -45,6 +48,15 @@ pub fn exit_code(kind: ErrorKind) -> ExitCode {
         | ErrorKind::Damaged
         | ErrorKind::Io => 1,
     })
+}
+
+/// Says why a command of the user can't be run; the code that tells so, as shells have it
+/// (POSIX.1-2024 section 2.8.2).
+pub fn not_run(program: &OsStr, error: io::Error) -> ExitCode {
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    let message = format!("{} can't be run", program.display());
+    table::say(report(&Error::io(error, message)).trim_end());
+    ExitCode::from(code)
 }
 
 /// The lines for standard error: `error:` with what lies behind it, and `hint:` where there is one.

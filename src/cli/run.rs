@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use super::shield::Shield;
 use super::variables::Selection;
-use super::{Context, outcome, table};
-use crate::error::{Error, ErrorKind, Result};
+use super::{Context, outcome};
+use crate::error::{ErrorKind, Result};
 use crate::secret::Value;
 
 /// Variables that lead to age identities: the command gets values, not keys.
@@ -55,10 +54,5 @@ fn execute(command: &[OsString], variables: &BTreeMap<String, Value>) -> ExitCod
     for (key, value) in variables {
         command.env(key, OsStr::from_bytes(value.expose()));
     }
-    let error = command.exec();
-    // As shells have it, POSIX.1-2024 section 2.8.2.
-    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    let message = format!("{} can't be run", program.display());
-    table::say(outcome::report(&Error::io(error, message)).trim_end());
-    ExitCode::from(code)
+    outcome::not_run(program, command.exec())
 }

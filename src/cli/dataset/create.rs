@@ -203,7 +203,7 @@ pub(super) async fn publish(
 }
 
 /// The dataset that the project owns by this name, and its newest version.
-async fn previous(
+pub(super) async fn previous(
     workspace: &Workspace,
     project: &Project,
     name: &str,

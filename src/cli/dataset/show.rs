@@ -4,6 +4,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::find::At;
+use super::init_code::InitCode;
 use super::{Described, yes_or_no};
 use crate::catalog::{Needed, ProjectName, Tag};
 use crate::cli::table;
@@ -52,6 +53,8 @@ struct Detailed {
     published: Vec<String>,
     /// The other projects that have added it.
     added_to: Vec<ProjectName>,
+    /// What made it, if a command did.
+    init: Option<InitCode>,
 }
 
 /// How often the store's bytes are used by the versions of a dataset.
@@ -92,6 +95,7 @@ impl table::Row for Detailed {
         "CREATOR",
         "CREATED",
         "DESCRIPTION",
+        "INIT CODE",
         "ROOT",
     ];
 
@@ -119,6 +123,7 @@ impl table::Row for Detailed {
             creator.clone(),
             table::time(*created),
             self.version.description.clone(),
+            self.init.as_ref().map_or_else(|| "-".to_owned(), InitCode::command_line),
             self.version.root.clone(),
         ]
     }
@@ -138,9 +143,16 @@ impl At<'_> {
             dedup: Dedup::new(self.catalog.versions(id).await?.len(), &needed),
             published: uses.published,
             added_to: uses.added,
+            init: InitCode::of(&shown.resource)?,
             version: Described::new(&shown.resource, version),
         };
-        table::show(&detailed, json)
+        table::show(&detailed, json)?;
+        match detailed.init.and_then(|init| init.script) {
+            Some(script) if !json => {
+                table::print(format!("\n{}:\n{}\n", script.path, script.text.trim_end()).as_bytes())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn log(&self, name: &str, json: bool) -> Result<()> {
