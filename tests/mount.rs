@@ -18,7 +18,7 @@ mod directories;
 mod files;
 mod memory;
 mod names;
-mod passthrough;
+pub(crate) mod passthrough;
 mod quota;
 mod session;
 mod versions;

@@ -14,25 +14,28 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lru::LruCache;
+use rustix::fs::Access;
 
 use self::layout::{Entry, Layout};
 use self::room::Room;
 use self::stored::{Opened, Stored};
-use self::writer::{Job, Next, Queue};
+use self::writer::{Job, Queue};
 use super::ObjectVersion;
 use crate::config::CacheSize;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 
 mod census;
+pub(super) mod direct;
 mod inspect;
 mod layout;
 mod room;
 mod stored;
+mod verified;
+mod work;
 mod writer;
 
 pub use self::inspect::{CacheDir, Checked, Damage, Kept, Removed};
@@ -44,8 +47,9 @@ const FORMAT: &str = "v1";
 /// How many objects are kept open: two descriptors each, of the 1,024 that are usual.
 const MOST_OPEN: std::num::NonZeroUsize = std::num::NonZeroUsize::new(64).expect("isn't zero");
 
-/// How long nothing is written after there was no room.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Of smaller objects nobody wants to know whether all of their file is right: they are read at
+/// once, and checked by that.
+const LEAST_CHECKED: u64 = 1 << 20;
 
 /// Of an object that doesn't fit, some of the parts of this size are kept; a small cache has
 /// smaller ones.
@@ -61,6 +65,8 @@ pub struct DiskCache {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    /// Whether nothing can be added: what is there is read all the same.
+    read_only: bool,
     room: Room,
     metrics: Arc<Metrics>,
     queue: Queue,
@@ -80,7 +86,12 @@ impl DiskCache {
     /// as the file system says.
     pub fn open(dir: &Path, size: CacheSize, metrics: Arc<Metrics>) -> Result<Self> {
         let root = prepare(dir)?;
+        let read_only = rustix::fs::access(&root, Access::WRITE_OK).is_err();
+        if read_only {
+            tracing::info!("the disk cache {} can only be read: nothing is added", root.display());
+        }
         let shared = Arc::new(Shared {
+            read_only,
             room: Room::new(root.clone(), size),
             root,
             metrics,
@@ -150,24 +161,31 @@ impl DiskCache {
     /// Keeps `bytes` of a version, which begin at a multiple of [`GRANULE`], if there is time and
     /// room for it. Never waits.
     pub fn offer(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Bytes) {
-        if !self.shared.broken.load(Ordering::Relaxed) && self.keeps(version, offset) {
+        if self.shared.takes() && self.keeps(version, offset) {
             self.shared.queue.offer(Job { version: version.clone(), offset, bytes });
         }
     }
 
     /// Whether all of an object of `size` bytes would be kept, with room for others beside it.
     pub fn fits(&self, size: u64) -> bool {
-        size <= self.shared.room.allowed() / 2 && !self.shared.broken.load(Ordering::Relaxed)
+        size <= self.shared.room.allowed() / 2 && self.shared.takes()
     }
 
     /// A file of all of a version's bytes, and of nothing else, if they are there and were seen to
-    /// be right by this process since they were opened.
+    /// be right since the file was last changed. If that isn't known, it is found out in the
+    /// background.
     ///
-    /// There is none of a small object. The file is only ever read, and is whole for as long as it
+    /// There is none of an object of less than 1 MiB. The file is only ever read, and is whole for as long as it
     /// is open, also when the cache has dropped it.
     pub fn complete(&self, version: &Arc<ObjectVersion>) -> Option<Arc<File>> {
-        let is_large = version.size > layout::LARGEST_IN_ONE_FILE;
-        is_large.then(|| self.shared.find(version))??.complete()
+        let is_large = version.size >= LEAST_CHECKED;
+        let stored = is_large.then(|| self.shared.find(version))??;
+        stored.note_use();
+        let file = stored.complete();
+        if file.is_none() {
+            self.shared.queue.check(version.clone());
+        }
+        file
     }
 
     /// Waits until what was offered is written.
@@ -201,6 +219,11 @@ impl Drop for DiskCache {
 }
 
 impl Shared {
+    /// Whether anything can be added.
+    fn takes(&self) -> bool {
+        !self.read_only && !self.broken.load(Ordering::Relaxed)
+    }
+
     /// The open files of a version, if it is there.
     fn find(&self, version: &Arc<ObjectVersion>) -> Option<Arc<Stored>> {
         if self.broken.load(Ordering::Relaxed) {
@@ -215,7 +238,10 @@ impl Shared {
             Ok(Opened::Absent) => None,
             Ok(Opened::Damaged) => {
                 self.tell_damage(version, 1, &AtomicBool::new(false));
-                stored::remove(&self.root, &layout.name).unwrap_or_else(|error| self.fail(&error));
+                if !self.read_only {
+                    let removed = stored::remove(&self.root, &layout.name);
+                    removed.unwrap_or_else(|error| self.fail(&error));
+                }
                 None
             }
             Err(error) => {
@@ -237,107 +263,6 @@ impl Shared {
         // Closing a file isn't done under the lock.
         drop(last);
         stored
-    }
-
-    /// The life of the thread that writes.
-    fn work(&self) {
-        self.room.refresh().unwrap_or_else(|error| self.fail(&error));
-        let mut full = self.make_room();
-        loop {
-            match self.queue.next() {
-                Next::End => return self.room.say(),
-                Next::Rest => full = self.make_room(),
-                Next::Write(jobs) => {
-                    if full.is_some_and(|since| since.elapsed() >= PAUSE) {
-                        full = self.make_room();
-                    }
-                    if full.is_none() {
-                        full = self.write(jobs);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes jobs until there is no room; when that was, if it was.
-    fn write(&self, jobs: Vec<Job>) -> Option<Instant> {
-        for Job { version, offset, bytes } in jobs {
-            if self.broken.load(Ordering::Relaxed) {
-                return None;
-            }
-            if self.room.is_due(bytes.len() as u64)
-                && let Some(full) = self.make_room()
-            {
-                return Some(full);
-            }
-            match self.write_one(&version, offset, &bytes) {
-                Ok(grown) => self.room.grew(grown),
-                Err(error) if no_room(&error) => {
-                    self.make_room();
-                    self.tell_full();
-                    return Some(Instant::now());
-                }
-                Err(error) => self.fail(&error),
-            }
-        }
-        None
-    }
-
-    fn write_one(
-        &self,
-        version: &Arc<ObjectVersion>,
-        offset: u64,
-        bytes: &[u8],
-    ) -> io::Result<u64> {
-        let known = self.lock_open().get(version).cloned();
-        if let Some(stored) = known {
-            match stored.write(offset, bytes) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    drop(self.lock_open().pop(version));
-                }
-                other => return other.map(blocks),
-            }
-        }
-        let Some(layout) = Layout::of(version) else { return Ok(0) };
-        let stored = Stored::create(&self.root, &layout)?;
-        let written = stored.write(offset, bytes)?;
-        // What is read is opened; what is only written once needn't stay open.
-        if written < layout.size {
-            self.keep_open(version, stored);
-        }
-        Ok(blocks(written) + blocks(layout.identity.len() as u64))
-    }
-
-    /// Makes room if there is too little; when that was, if it still is.
-    fn make_room(&self) -> Option<Instant> {
-        let settled = self.room.settle();
-        self.close_removed();
-        match settled {
-            Ok(true) => None,
-            Ok(false) => {
-                self.tell_full();
-                Some(Instant::now())
-            }
-            Err(error) if no_room(&error) => {
-                self.tell_full();
-                Some(Instant::now())
-            }
-            Err(error) => {
-                self.fail(&error);
-                None
-            }
-        }
-    }
-
-    /// Closes what other processes have removed, so that its room becomes free.
-    fn close_removed(&self) {
-        let open: Vec<_> =
-            self.lock_open().iter().map(|(at, on)| (at.clone(), on.clone())).collect();
-        for (version, stored) in open {
-            if stored.is_removed() {
-                drop(self.lock_open().pop(&version));
-            }
-        }
     }
 
     fn tell_damage(&self, version: &ObjectVersion, granules: u64, told: &AtomicBool) {
@@ -393,13 +318,4 @@ fn prepare(dir: &Path) -> Result<PathBuf> {
             .context(|| format!("cache {shown} can't be closed to others"))?;
     }
     Ok(root)
-}
-
-/// The room that a file of so many bytes takes, in most file systems.
-fn blocks(bytes: u64) -> u64 {
-    bytes.next_multiple_of(4096)
-}
-
-fn no_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,6 +1,7 @@
 //! The disk cache of a real mount, and the commands for it.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use atelier::object::{ObjectStore as _, PutMode};
@@ -77,8 +78,11 @@ impl Bucket {
     }
 
     fn wait_until_kept(&self) {
-        let total = SIZES.iter().map(|size| *size as u64).sum::<u64>();
-        until("all is kept", || self.used() >= total);
+        self.wait_until(SIZES.iter().map(|size| *size as u64).sum());
+    }
+
+    fn wait_until(&self, kept: u64) {
+        until("it is kept", || self.used() >= kept);
     }
 
     fn unmount(&self) {
@@ -107,6 +111,42 @@ fn another_mount_reads_what_was_read_without_a_request() {
     bucket.place.mount();
     bucket.read_all();
     assert_eq!(bucket.gets(), 0);
+}
+
+/// A large object that is whole on disk is read by the kernel itself, from the first open of the
+/// next mount on.
+#[test]
+fn the_kernel_reads_what_is_whole_by_itself() {
+    let bucket = bucket("whole");
+    let (large, status) = (SIZES[5], ["status", bucket.place.dir()]);
+    let file = bucket.place.dir.join("s3/raw").join(large.to_string());
+    let counts = || {
+        let metrics = &bucket.place.home.json(status)["report"]["metrics"];
+        ["fuse_passthrough_opens_total", "s3_reads_total"].map(|name| metrics[name].as_u64())
+    };
+    assert!(fs::read(&file).unwrap() == content(large));
+    bucket.wait_until(large as u64);
+    bucket.gets();
+    bucket.unmount();
+    bucket.place.mount();
+    assert!(fs::read(&file).unwrap() == content(large));
+    if crate::mount::passthrough::is_allowed(&bucket.blocks()) {
+        assert_eq!(counts(), [Some(1), Some(0)]);
+        let told = bucket.place.home.ok(status);
+        assert!(told.contains("1 opens that the kernel reads by itself don't count"), "{told}");
+    } else {
+        assert_eq!(counts()[0], Some(0));
+    }
+    assert_eq!(bucket.gets(), 0);
+
+    // While it is open the cache may lose it.
+    let open = fs::File::open(&file).unwrap();
+    bucket.place.home.ok(["cache", "clear"]);
+    let mut last = [0; 3];
+    open.read_exact_at(&mut last, large as u64 - 3).unwrap();
+    assert!(last[..] == content(large)[large - 3..]);
+    drop(open);
+    assert!(fs::read(&file).unwrap() == content(large));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File as LocalFile};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -107,12 +108,16 @@ fn a_map_of_a_file_that_the_kernel_reads_is_right() {
     super::python(program, &[&mount.path("large")]);
 }
 
-/// Whether the kernel lets us hand files over.
 fn may_hand_over(mount: &Mount) -> bool {
+    is_allowed(&mount.backing())
+}
+
+/// Whether the kernel lets us hand over files that are there.
+pub(crate) fn is_allowed(backing: &Path) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
     let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let is_overlay = rustix::fs::statfs(mount.backing()).unwrap().f_type == 0x794c_7630;
+    let is_overlay = rustix::fs::statfs(backing).unwrap().f_type == 0x794c_7630;
     rustix::process::geteuid().is_root() && release >= (6, 9) && !is_overlay
 }
 

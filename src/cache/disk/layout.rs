@@ -13,6 +13,9 @@ use crate::object::ETag;
 /// fetches can be kept.
 pub const GRANULE: u64 = 16 << 10;
 
+/// The same, as the length of a slice.
+const GRANULE_LEN: usize = 16 << 10;
+
 /// Objects up to this size keep their tail in the file of their bytes: a second file would cost
 /// as much as the first. Larger ones have a file of nothing but bytes, for the kernel to read.
 pub(super) const LARGEST_IN_ONE_FILE: u64 = 256 << 10;
@@ -26,8 +29,14 @@ const MARK: u32 = 0x5aa5_c33c;
 /// The length of an entry in bytes.
 pub(super) const ENTRY: u64 = 8;
 
+/// The same, as the length of a slice.
+const ENTRY_LEN: usize = 8;
+
+/// The length of a seal in bytes.
+pub(super) const SEAL: u64 = 32;
+
 /// What an identity begins with.
-const MAGIC: &[u8; 8] = b"atelier1";
+const MAGIC: &[u8; 8] = b"atelier2";
 
 /// Longer than any key with its bucket, host and version.
 const LONGEST_IDENTITY: usize = 16 << 10;
@@ -38,8 +47,8 @@ pub(super) const NAME: usize = 32;
 /// Where the parts of a version of an object are.
 ///
 /// The bytes are at their own offsets. The tail is one entry for each 16 KiB, zero while they
-/// aren't there, and the identity, whose hash is the file's name. A tail that is cut off has no
-/// identity, so that its object isn't there.
+/// aren't there, of a larger object a seal, and the identity, whose hash is the file's name. A tail
+/// that is cut off has no identity, so that its object isn't there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// The hash of the identity, as the first 16 bytes of its SHA-256.
@@ -127,9 +136,26 @@ impl Layout {
         self.tail_at() + granule * ENTRY
     }
 
+    /// Where the seal is in the file of the tail, of an object that has one.
+    pub(super) fn seal_at(&self) -> u64 {
+        self.entry_at(self.granules())
+    }
+
     /// Where the identity is in the file of the tail; it ends that file.
     pub(super) fn identity_at(&self) -> u64 {
-        self.entry_at(self.granules())
+        self.seal_at() + if self.is_one_file() { 0 } else { SEAL }
+    }
+
+    /// All that the file of a small object holds.
+    pub(super) fn whole_file(&self, bytes: &[u8]) -> Vec<u8> {
+        let entries =
+            (0..).zip(bytes.chunks(GRANULE_LEN)).flat_map(|(at, part)| self.entry(at, part));
+        let mut file = Vec::with_capacity(bytes.len() + 256 + self.identity.len());
+        file.extend_from_slice(bytes);
+        file.resize(bytes.len().next_multiple_of(ENTRY_LEN), 0);
+        file.extend(entries);
+        file.extend_from_slice(&self.identity);
+        file
     }
 
     /// Where the tail begins in its file, so that each entry is written as a whole.

@@ -14,13 +14,18 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, OFlags, fadvise};
 
+use super::direct::Direct;
 use super::layout::{ENTRY, Entry, GRANULE, Layout, shelf_path};
+use super::verified::Verified;
 
 /// How old the time of the last use may be on disk: a newer one would be written at each use.
 const RECENT: Duration = Duration::from_mins(1);
 
 /// The most that the kernel is asked to read ahead at once: it takes time to ask.
 const LONGEST_AHEAD: u64 = 4 << 20;
+
+/// How much is checked at a time, while nothing waits to be written.
+const CHECKED_AT_ONCE: u64 = 4 << 20;
 
 /// The open files of one version of an object.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct Stored {
     data: Arc<File>,
     /// The file of the tail, if it is another one.
     tail: Option<File>,
+    direct: Direct,
+    /// What this process has seen to be right, of a file of nothing but bytes.
     verified: Verified,
     /// When use was last noted, in seconds.
     used: AtomicU64,
@@ -55,18 +62,28 @@ pub(super) struct Read {
     pub(super) damaged: u64,
 }
 
+/// What a check has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it is right.
+    Whole,
+    /// Some more of it is, and so many granules weren't; the rest is to be checked.
+    More(u64),
+    /// Something isn't there, or was one of so many that weren't right.
+    Missing(u64),
+}
+
 impl Stored {
     /// Opens what is there.
     pub(super) fn open(root: &Path, layout: &Layout) -> io::Result<Opened> {
-        let options = || private_file().clone();
         let tail = match layout.tail_path(root) {
-            Some(path) => match open(&options(), &path)? {
+            Some(path) => match open(&path)? {
                 Some(tail) => Some(tail),
                 None => return Ok(Opened::Absent),
             },
             None => None,
         };
-        let Some(data) = open(&options(), &layout.data_path(root))? else {
+        let Some(data) = open(&layout.data_path(root))? else {
             return Ok(Opened::Absent);
         };
         let expected = &layout.identity;
@@ -81,32 +98,33 @@ impl Stored {
         if tail.is_some() && metadata.len() != layout.size {
             return Ok(Opened::Damaged);
         }
-        let used = u64::try_from(metadata.mtime()).unwrap_or(0);
-        Ok(Opened::There(Self::new(layout, data, tail, used)))
+        let used = tail.as_ref().unwrap_or(&data).metadata()?.mtime();
+        let stored = Self::new(layout, data, tail, u64::try_from(used).unwrap_or(0));
+        if stored.is_sealed(&metadata)? {
+            stored.verified.set_all();
+        }
+        Ok(Opened::There(stored))
     }
 
     /// Opens what is there, and makes what isn't.
     pub(super) fn create(root: &Path, layout: &Layout) -> io::Result<Self> {
-        let options = private_file().create(true).clone();
-        let path = layout.data_path(root);
-        let data = match options.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                private_dirs().create(shelf_path(root, &layout.name))?;
-                options.open(&path)?
-            }
-            other => other?,
-        };
+        let data = create(root, layout)?;
         let tail = match layout.tail_path(root) {
             Some(path) => {
                 if data.metadata()?.len() < layout.size {
                     data.set_len(layout.size)?;
                 }
-                Some(options.open(&path)?)
+                Some(private_file().create(true).open(&path)?)
             }
             None => None,
         };
         tail.as_ref().unwrap_or(&data).write_all_at(&layout.identity, layout.identity_at())?;
         Ok(Self::new(layout, data, tail, now()))
+    }
+
+    /// Makes the file of a small object, which holds all of it.
+    pub(super) fn create_whole(root: &Path, layout: &Layout, bytes: &[u8]) -> io::Result<()> {
+        create(root, layout)?.write_all_at(&layout.whole_file(bytes), 0)
     }
 
     fn new(layout: &Layout, data: File, tail: Option<File>, used: u64) -> Self {
@@ -115,6 +133,7 @@ impl Stored {
             layout: layout.clone(),
             data: Arc::new(data),
             tail,
+            direct: Direct::default(),
             used: AtomicU64::new(used),
             told: AtomicBool::new(false),
         }
@@ -208,7 +227,8 @@ impl Stored {
             return Ok(0);
         }
         let bytes = &bytes[..index(range.end - range.start)];
-        self.data.write_all_at(bytes, offset)?;
+        let direct = self.direct.write(&self.data, bytes, offset)?;
+        self.data.write_all_at(&bytes[direct..], offset + direct as u64)?;
         // Of bytes that another process has removed since, nothing may be told.
         if self.data.metadata()?.nlink() == 0 {
             return Err(io::ErrorKind::NotFound.into());
@@ -231,6 +251,41 @@ impl Stored {
         self.verified.unset(granule);
         // If that fails, its checksum won't fit next time either.
         let _ = self.tail().write_all_at(&[0; 8], self.layout.entry_at(granule));
+        if let Some(tail) = &self.tail {
+            let _ = tail.write_all_at(&[0; 8], self.layout.seal_at());
+        }
+    }
+
+    /// Checks some more of what nobody has seen to be right yet.
+    pub(super) fn check(&self) -> io::Result<Progress> {
+        let Some(granule) = self.verified.first_unset() else { return Ok(Progress::Whole) };
+        let start = granule * GRANULE;
+        let read = self.read(&(start..start.saturating_add(CHECKED_AT_ONCE)))?;
+        let is_there = read.runs.first().is_some_and(|(at, _)| *at == start);
+        Ok(if is_there { Progress::More(read.damaged) } else { Progress::Missing(read.damaged) })
+    }
+
+    /// Leaves on disk that all of it is right, so that nobody has to check it again while the file
+    /// is as it is now.
+    pub(super) fn seal(&self) -> io::Result<()> {
+        let Some(tail) = &self.tail else { return Ok(()) };
+        // What is said of the bytes may not outlive them.
+        self.data.sync_data()?;
+        tail.write_all_at(&self.seal_of(&self.data.metadata()?), self.layout.seal_at())
+    }
+
+    fn is_sealed(&self, data: &fs::Metadata) -> io::Result<bool> {
+        let Some(tail) = &self.tail else { return Ok(false) };
+        let seal_at = self.layout.seal_at();
+        Ok(read_range(tail, seal_at..self.layout.identity_at())? == self.seal_of(data))
+    }
+
+    /// The seal of a file as it is: whoever changes it changes its time.
+    fn seal_of(&self, data: &fs::Metadata) -> Vec<u8> {
+        let state = [data.ino().to_le_bytes(), data.ctime().to_le_bytes()];
+        let state = [state.as_flattened(), &data.ctime_nsec().to_le_bytes()].concat();
+        let sum = self.layout.entry(self.layout.granules(), &state);
+        [&state[..], &sum].concat()
     }
 
     /// Whether another process has removed it: what is written would be lost, and its room is
@@ -242,8 +297,12 @@ impl Stored {
 
     /// The file of nothing but the object's bytes, if all of them were seen to be right.
     pub(super) fn complete(&self) -> Option<Arc<File>> {
-        let whole = self.tail.is_some() && self.verified.count() == self.layout.granules();
-        whole.then(|| self.data.clone())
+        self.is_whole().then(|| self.data.clone())
+    }
+
+    /// Whether that is a file of its own, and all of it was seen to be right.
+    pub(super) fn is_whole(&self) -> bool {
+        self.tail.is_some() && self.verified.is_whole()
     }
 
     /// Leaves on disk that it is in use, now and then.
@@ -253,49 +312,12 @@ impl Stored {
         if now.abs_diff(noted) >= RECENT.as_secs() {
             self.used.store(now, Ordering::Relaxed);
             // It only makes it look older than it is.
-            let _ = self.data.set_modified(SystemTime::now());
+            let _ = self.tail().set_modified(SystemTime::now());
         }
     }
 
     fn tail(&self) -> &File {
         self.tail.as_ref().unwrap_or(&self.data)
-    }
-}
-
-/// Which granules were seen to be right by this process.
-#[derive(Debug)]
-struct Verified {
-    bits: Vec<AtomicU64>,
-    count: AtomicU64,
-}
-
-impl Verified {
-    fn new(granules: u64) -> Self {
-        let bits = (0..granules.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { bits, count: AtomicU64::new(0) }
-    }
-
-    fn set(&self, granule: u64) {
-        let bit = 1 << (granule % 64);
-        if let Some(word) = self.bits.get(index(granule / 64))
-            && word.load(Ordering::Relaxed) & bit == 0
-            && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
-        {
-            self.count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn unset(&self, granule: u64) {
-        let bit = 1 << (granule % 64);
-        if let Some(word) = self.bits.get(index(granule / 64))
-            && word.fetch_and(!bit, Ordering::Relaxed) & bit != 0
-        {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -325,10 +347,27 @@ pub(super) fn private_file() -> OpenOptions {
     options
 }
 
-fn open(options: &OpenOptions, path: &Path) -> io::Result<Option<File>> {
-    match options.open(path) {
+/// Opens a file that may not be there, and may not be writable.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match private_file().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            private_file().write(false).open(path).map(Some)
+        }
         other => other.map(Some),
+    }
+}
+
+/// Opens the file of the bytes, and makes it if it isn't there.
+fn create(root: &Path, layout: &Layout) -> io::Result<File> {
+    let options = private_file().create(true).clone();
+    let path = layout.data_path(root);
+    match options.open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            private_dirs().create(shelf_path(root, &layout.name))?;
+            options.open(&path)
+        }
+        other => other,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is to be written: a bounded queue that one thread drains.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use crate::cache::ObjectVersion;
 
 /// The most bytes that wait: what is read while the disk is slower is not kept.
 const MOST_WAITING: usize = 32 << 20;
+
+/// The most objects that wait to be checked: those that are left out are when they are next opened.
+const MOST_CHECKS: usize = 256;
 
 /// How often the thread looks after the cache when there is nothing to write.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -33,6 +37,8 @@ pub(super) struct Queue {
 struct State {
     jobs: Vec<Job>,
     waiting: usize,
+    /// What is to be checked when there is nothing to write.
+    checks: VecDeque<Arc<ObjectVersion>>,
     /// Whether jobs that were taken are still being written.
     busy: bool,
     closed: bool,
@@ -42,6 +48,8 @@ struct State {
 pub(super) enum Next {
     /// Write these.
     Write(Vec<Job>),
+    /// Check some of this, and all of it by and by.
+    Check(Arc<ObjectVersion>),
     /// Look after what there is.
     Rest,
     /// End.
@@ -63,17 +71,35 @@ impl Queue {
         true
     }
 
+    /// Asks for a check of a version, after all that are asked for already.
+    pub(super) fn check(&self, version: Arc<ObjectVersion>) {
+        let mut state = self.lock();
+        if state.checks.len() < MOST_CHECKS && !state.checks.contains(&version) {
+            state.checks.push_back(version);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether it takes no more jobs.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Waits for jobs and takes all of them, those of one object together and in order.
     pub(super) fn next(&self) -> Next {
         let mut state = self.lock();
         state.busy = false;
         self.changed.notify_all();
-        let idle = |state: &mut State| state.jobs.is_empty() && !state.closed;
+        let idle =
+            |state: &mut State| state.jobs.is_empty() && state.checks.is_empty() && !state.closed;
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, PAUSE, idle)
             .unwrap_or_else(PoisonError::into_inner);
         if state.jobs.is_empty() {
+            if let Some(version) = state.checks.pop_front() {
+                return Next::Check(version);
+            }
             return if state.closed { Next::End } else { Next::Rest };
         }
         state.busy = true;

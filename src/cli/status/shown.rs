@@ -67,7 +67,12 @@ fn reads(report: &Report) -> String {
     let (reads, stalls) = (report.count("s3_reads_total"), report.count("s3_stalls_total"));
     let waited = share(stalls, reads)
         .map_or_else(String::new, |share| format!("; {stalls} had to wait, {}", percent(share)));
-    format!("{reads} of objects, {}{waited}", bytes(report.count("s3_read_bytes_total")))
+    let by_kernel = match report.count("fuse_passthrough_opens_total") {
+        0 => String::new(),
+        opens => format!("; {opens} opens that the kernel reads by itself don't count"),
+    };
+    let read = bytes(report.count("s3_read_bytes_total"));
+    format!("{reads} of objects, {read}{waited}{by_kernel}")
 }
 
 fn bucket(report: &Report) -> String {
