@@ -4,13 +4,18 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::Context;
 use super::mount::shell_word;
+use crate::control::Sockets;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{self, Unmount as How, mounts};
+
+/// How long what serves a mount is waited for once that is gone.
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many of the processes that use a mount are named.
 const NAMED: usize = 5;
@@ -29,15 +34,14 @@ pub struct Unmount {
 
 impl Unmount {
     /// Runs the command.
-    #[allow(clippy::unused_async)] // Every command is called the same way.
-    pub async fn run(self, _context: &Context) -> Result<ExitCode> {
+    pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let place = mounts::absolute(&self.dir)?;
         let shown = place.display();
-        if !mounts::at(&place)?.is_some_and(|mounted| mounted.is_ours()) {
+        let Some(mounted) = mounts::at(&place)?.filter(mounts::Mounted::is_ours) else {
             let message = format!("no project is mounted on {shown}");
             return Err(Error::new(ErrorKind::InvalidInput, message)
                 .with_hint("`findmnt -t fuse.atelier` lists the mounts of projects"));
-        }
+        };
         if let Some(project) = mounts::around(&place)? {
             let outer = project.mount_point.display();
             let message = format!("{shown} is a part of the project mounted on {outer}");
@@ -46,10 +50,15 @@ impl Unmount {
                 .with_hint(format!("`atelier unmount {word}` takes all of it away")));
         }
         let how = if self.lazy { How::Lazily } else { How::IfIdle };
+        let sockets = Sockets::find(&context.config.socket_dirs()).of(&mounted.device);
         unmount(&place, how).map_err(|error| match error.kind() {
             ErrorKind::ResourceBusy => busy(&place),
             _ => error,
         })?;
+        // What follows, such as `gc`, is to find nothing held any more.
+        if how == How::IfIdle {
+            sockets.until_gone(END_WITHIN).await;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a mount may take to answer before it counts as frozen: it reads a few numbers.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often a socket that is to go is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// The longest request and the longest answer, in bytes.
 const LONGEST_REQUEST: u64 = 4 << 10;
 const LONGEST_ANSWER: u64 = 1 << 20;
@@ -177,6 +180,26 @@ impl Sockets {
         Self(sockets)
     }
 
+    /// Those of the mount on `device` (`major:minor`).
+    #[must_use]
+    pub fn of(mut self, device: &str) -> Self {
+        self.0.retain(|named| named.device == device);
+        self
+    }
+
+    /// Waits until the mounts have given back all that they held, for `within` at most: the socket
+    /// of a mount goes last.
+    pub async fn until_gone(&self, within: Duration) {
+        let gone = async {
+            while self.0.iter().any(Named::is_there) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(within, gone).await.is_err() {
+            tracing::debug!("what served the mount is still there");
+        }
+    }
+
     /// Asks all of them at once, and waits a second at most.
     pub async fn ask(&self) -> Vec<Answer> {
         future::join_all(self.0.iter().map(Named::ask)).await
@@ -197,6 +220,10 @@ impl Named {
         let (device, pid) = name.strip_suffix(".sock")?.rsplit_once('.')?;
         let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
         Some(Self { dir: dir.to_owned(), name: name.to_owned(), device: device.to_owned(), pid })
+    }
+
+    fn is_there(&self) -> bool {
+        self.dir.join(&self.name).exists() && is_alive(self.pid)
     }
 
     async fn ask(&self) -> Answer {
@@ -267,7 +294,11 @@ mod tests {
         assert_eq!((mode(&dirs[0]), mode(&socket.path)), (0o700, 0o600));
         let answers = Sockets::find(&dirs).ask().await;
         assert_eq!(answers[0].report.as_ref().unwrap().about, about);
+        let sockets = Sockets::find(&dirs).of("0:98");
+        sockets.until_gone(Duration::from_millis(30)).await;
+        assert!(sockets.0[0].is_there(), "that wasn't waited for without an end");
         drop(socket);
+        sockets.until_gone(Duration::MAX).await;
         assert!(Sockets::find(&dirs).ask().await.is_empty());
     }
 
