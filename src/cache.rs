@@ -128,6 +128,8 @@ impl Wanted {
         if let [piece] = &self.pieces[..] {
             return piece.wait(&self.bytes).await;
         }
+        // All of them first: many who wait for a piece are not to hold copies of the others.
+        self.settled().await;
         let len = usize::try_from(self.bytes.end - self.bytes.start).unwrap_or_default();
         let mut joined = BytesMut::with_capacity(len);
         for piece in &self.pieces {

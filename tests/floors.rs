@@ -28,6 +28,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("sqlx", &["catalog.rs", "catalog/"]),
     ("clap", &["cli.rs", "cli/", "config.rs", "config/", "main.rs"]),
     ("aes_gcm", &["crypto.rs"]),
+    ("libc", &["cli/mount/allocator.rs"]),
     ("age", &["secret.rs", "secret/"]),
     ("lru", &["cache.rs", "cache/", "tree/", "chunk.rs", "chunk/", "snapshot.rs", "snapshot/"]),
     ("blake3", &["chunk.rs", "chunk/"]),

@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{MountOptions, Unmount};
 use crate::workspace::Workspace;
 
+#[cfg(target_env = "gnu")]
+mod allocator;
 mod daemon;
 pub mod helper;
 mod observe;
@@ -141,6 +143,8 @@ impl Mount {
     ) -> Result<ExitCode> {
         // This process will hold the keys of buckets.
         let _shield = Shield::raise()?;
+        #[cfg(target_env = "gnu")]
+        allocator::return_buffers();
         daemon::log()?;
         let (dir, project) = self.places()?;
         let mount_point = point::prepare(dir)?;
