@@ -68,6 +68,12 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Where bytes of its objects can be kept nearer than they are; `None` where there is no such
+    /// place.
+    fn near(&self) -> Option<&dyn Near> {
+        None
+    }
+
     /// Describes an object.
     ///
     /// # Errors
@@ -89,6 +95,40 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// With [`Depth::Children`] the keys are cut after the next `/` behind the prefix and come as
     /// [`ListPage::prefixes`], each once.
     fn list(&self, prefix: &str, depth: Depth) -> BoxStream<'static, Result<ListPage>>;
+}
+
+/// A place where bytes of a store are kept before they are asked for.
+#[async_trait]
+pub trait Near: Send + Sync {
+    /// What it is.
+    fn place(&self) -> Place;
+
+    /// How many bytes can be there at once, with room for others beside them.
+    fn room(&self) -> u64;
+
+    /// Brings bytes of an object there that aren't yet.
+    ///
+    /// # Errors
+    /// `StorageFull` when they can't be kept; those of [`ObjectStore::get`].
+    async fn bring(&self, key: &str, range: Range<u64>) -> Result<Brought>;
+}
+
+/// What a place is where bytes are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The kernel's memory.
+    Memory,
+    /// A disk of this host.
+    Disk,
+}
+
+/// What became of bytes that were to be brought near.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// How many were there.
+    pub there: u64,
+    /// How many had to be brought.
+    pub brought: u64,
 }
 
 /// How a [`put`](ObjectStore::put) treats an object that is there already.

@@ -17,6 +17,7 @@ pub mod scrub;
 mod seal;
 mod survey;
 pub mod verify;
+pub mod warm;
 
 pub use capture::{Capture, Captured, Progress, Skipped};
 pub use format::{Content, Entry, Mtime, Totals};

@@ -32,6 +32,7 @@ mod restore;
 mod s3_cli;
 mod scale;
 mod secrets;
+mod serving;
 mod snapshot;
 mod store;
 mod store_leases;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BlockCache, ObjectVersion, Shared};
+use super::disk::DiskCache;
+use super::{BlockCache, LONGEST_RUN, ObjectVersion, Shared, Source};
+use crate::error::{Error, ErrorKind, Result};
+use crate::object::Brought;
 
 impl BlockCache {
     /// A file of all bytes of a version and of nothing else, if there is one that is known to be
@@ -18,6 +21,43 @@ impl BlockCache {
     /// Whether `bytes` of a version are on disk.
     pub fn is_below(&self, version: &Arc<ObjectVersion>, bytes: Range<u64>) -> bool {
         self.shared.disk.as_ref().is_some_and(|disk| disk.missing(version, bytes).is_empty())
+    }
+
+    /// How many bytes can be on disk at once; `None` where none are kept there.
+    pub fn room_below(&self) -> Option<u64> {
+        self.shared.disk.as_ref().map(DiskCache::room)
+    }
+
+    /// Fetches what the disk doesn't have of `bytes`, and waits until it does.
+    ///
+    /// # Errors
+    /// `StorageFull` when it doesn't then; those of the fetch.
+    pub async fn bring_below(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Brought> {
+        let version = &source.version;
+        let bytes = bytes.start..bytes.end.min(version.size);
+        let missing = self.shared.missing_below(version, std::slice::from_ref(&bytes));
+        let missing = missing.into_iter().find(|missing| !missing.is_empty());
+        let Some(missing) = missing else {
+            return Ok(Brought { there: bytes.end.saturating_sub(bytes.start), brought: 0 });
+        };
+        let brought = missing.end - missing.start;
+        self.request(source, missing.clone(), &[], LONGEST_RUN).bytes().await?;
+        self.leave(version, &missing);
+        let shared = self.shared.clone();
+        let settled = tokio::task::spawn_blocking(move || {
+            if let Some(disk) = &shared.disk {
+                disk.drain();
+            }
+        });
+        settled.await.map_err(|error| {
+            Error::new(ErrorKind::Io, "the disk cache stopped").with_source(error)
+        })?;
+        if !self.is_below(version, missing) {
+            let message = "the disk cache has no room for what was fetched";
+            return Err(Error::new(ErrorKind::StorageFull, message)
+                .with_hint("`atelier cache status` tells how much it may have; see --cache-size"));
+        }
+        Ok(Brought { there: bytes.end - bytes.start - brought, brought })
     }
 
     /// Waits until what was fetched is on disk, as far as it is kept.

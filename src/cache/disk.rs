@@ -171,6 +171,11 @@ impl DiskCache {
         size <= self.shared.room.allowed() / 2 && self.shared.takes()
     }
 
+    /// How many bytes may be there before some have to go.
+    pub fn room(&self) -> u64 {
+        self.shared.room.allowed() / 10 * 9
+    }
+
     /// A file of all of a version's bytes, and of nothing else, if they are there and were seen to
     /// be right since the file was last changed. If that isn't known, it is found out in the
     /// background.

@@ -20,9 +20,11 @@ mod init;
 mod init_code;
 mod show;
 mod tag;
+mod warm;
 
 use create::Create;
 use find::At;
+use warm::Warm;
 
 /// How many affected files a report names.
 const NAMED: usize = 20;
@@ -65,6 +67,8 @@ pub enum Dataset {
     Export(export::Export),
     /// Read a whole dataset and check every byte
     Verify(Named),
+    /// Bring a dataset into memory, or from a bucket onto the disk, before it is read
+    Warm(Warm),
     /// Show a dataset, or one version of it, in the project
     Activate(Named),
     /// Hide a dataset, or one version of it, from the project
@@ -184,7 +188,13 @@ impl Described {
 impl Dataset {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let workspace = Workspace::open(&context.config).await?;
+        let workspace = match &self {
+            Self::Warm(warm) => {
+                let serving = warm.serving(context)?;
+                Workspace::open_to_serve(&context.config, &serving).await?
+            }
+            _ => Workspace::open(&context.config).await?,
+        };
         let project = context.project(&workspace.catalog).await?;
         let at = At { catalog: &workspace.catalog, project: &project };
         draft::clear(&context.config);
@@ -199,6 +209,7 @@ impl Dataset {
             Self::Untag(untag) => untag.run(&at).await?,
             Self::Export(export) => export.run(&at, &workspace).await?,
             Self::Verify(named) => at.verify(&workspace, &named.name).await?,
+            Self::Warm(warm) => warm.run(context, &workspace, &at).await?,
             Self::Activate(named) => at.activate(&named.name, true).await?,
             Self::Deactivate(named) => at.activate(&named.name, false).await?,
             Self::Delete(named) => at.delete(&workspace, &named.name).await?,

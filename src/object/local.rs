@@ -15,9 +15,10 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::FlockOperation;
 use tokio::task::spawn_blocking;
 
-use super::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
+use super::{Depth, ETag, ListPage, Near, ObjectMeta, ObjectStore, PutMode};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
+mod near;
 mod walk;
 
 /// The directory below the root where objects are written before they get their key.
@@ -90,6 +91,10 @@ impl ObjectStore for LocalStore {
 
     fn file(&self, key: &str) -> Result<Option<File>> {
         self.open_object(key).map(|(file, _)| Some(file))
+    }
+
+    fn near(&self) -> Option<&dyn Near> {
+        Some(self)
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
