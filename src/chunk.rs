@@ -19,6 +19,7 @@ use crate::object::{Depth, ObjectStore, PutMode};
 
 mod codec;
 mod files;
+mod flaw;
 mod id;
 pub mod index;
 pub mod pack;
@@ -29,6 +30,7 @@ pub mod split;
 pub mod write;
 
 pub use codec::Codec;
+pub use flaw::Flaw;
 pub use id::Id;
 pub use pack::{Footer, Frame, Place, Stored};
 
@@ -225,7 +227,7 @@ impl Packs {
     ///
     /// A pack that can't be understood is left out: nothing may come to depend on it.
     pub async fn index(&self) -> Result<Index> {
-        let footers = self.usable().await?.into_iter().map(|(id, size)| async move {
+        let footers = self.usable(Area::Data).await?.into_iter().map(|(id, size)| async move {
             (id, self.load_footer_of(Area::Data, &id, size).await)
         });
         let mut footers = stream::iter(footers).buffered(FOOTERS_AT_ONCE);
@@ -233,7 +235,9 @@ impl Packs {
         while let Some((id, footer)) = footers.next().await {
             match footer {
                 Ok(footer) => index.add_pack(id, &footer),
-                Err(error) if error.kind() == ErrorKind::Damaged => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) =>
+                {
                     tracing::warn!("{error:?}");
                 }
                 Err(error) => return Err(error),
@@ -242,50 +246,66 @@ impl Packs {
         Ok(index)
     }
 
-    /// The data packs that what is written now may refer to, with their lengths in bytes: those
-    /// that the catalogue says are live, or all that are there.
-    pub async fn usable(&self) -> Result<Vec<(Id, u64)>> {
+    /// The objects of an area that what is written now may refer to, with their lengths in bytes:
+    /// those that the catalogue says are live, or all that are there.
+    pub async fn usable(&self, area: Area) -> Result<Vec<(Id, u64)>> {
         if let Role::Writer(writer) = &self.1 {
             let live = writer.live_objects().await?;
-            let data = live.into_iter().filter(|object| object.area == Area::Data.name());
-            return data.map(|object| Ok((object.id.parse()?, object.bytes))).collect();
+            let live = live.into_iter().filter(|object| object.area == area.name());
+            return live.map(|object| Ok((object.id.parse()?, object.bytes))).collect();
         }
-        let mut packs = Vec::new();
-        let mut pages = self.0.store.list(Area::Data.prefix(), Depth::All);
+        self.stored(area).await
+    }
+
+    /// The objects of an area that are in the store, with their lengths in bytes.
+    pub async fn stored(&self, area: Area) -> Result<Vec<(Id, u64)>> {
+        let mut objects = Vec::new();
+        let mut pages = self.0.store.list(area.prefix(), Depth::All);
         while let Some(page) = pages.try_next().await? {
             let ids = page.objects.iter().filter_map(|object| {
                 let id: Id = object.key.rsplit('/').next()?.parse().ok()?;
-                (Area::Data.key(&id) == object.key).then_some((id, object.size))
+                (area.key(&id) == object.key).then_some((id, object.size))
             });
-            packs.extend(ids);
+            objects.extend(ids);
         }
-        Ok(packs)
+        Ok(objects)
     }
 
     async fn load_footer(&self, area: Area, pack: &Id) -> Result<Footer> {
-        let meta = self.0.store.head(&area.key(pack)).await.map_err(|error| self.missing(error))?;
-        self.load_footer_of(area, pack, meta.size).await
+        match self.0.store.head(&area.key(pack)).await {
+            Ok(meta) => self.load_footer_of(area, pack, meta.size).await,
+            Err(error) => Err(self.missing(area, pack, error).await),
+        }
     }
 
     async fn load_footer_of(&self, area: Area, pack: &Id, size: u64) -> Result<Footer> {
-        let key = area.key(pack);
         let mut tail = self.get(area, pack, size.saturating_sub(Footer::PROBE_LEN)..size).await?;
-        let len = Footer::len_in(&tail).map_err(|what| damaged(&key, what))?;
-        if len > tail.len() as u64 {
+        if let Ok(len) = Footer::len_in(&tail)
+            && len > tail.len() as u64
+        {
             tail = self.get(area, pack, size.saturating_sub(len)..size).await?;
         }
-        Footer::parse(&tail, size).map_err(|what| damaged(&key, what))
+        match Footer::parse(&tail, size) {
+            Ok(footer) => Ok(footer),
+            // A damaged number says the same.
+            Err(Flaw::Later(_)) => self.whole(area, pack).await.map(|(footer, _)| footer),
+            Err(flaw) => {
+                self.0.files.close(area, pack);
+                Err(flaw.error(&area.key(pack)))
+            }
+        }
     }
 
     /// Reads a range of a pack; shorter only where the pack ends.
     async fn get(&self, area: Area, pack: &Id, range: Range<u64>) -> Result<Bytes> {
         let Shared { store, files, .. } = &*self.0;
-        let file = files.open(&**store, area, pack).map_err(|error| self.missing(error))?;
-        let Some(file) = file else {
-            return store
-                .get(&area.key(pack), range, None)
-                .await
-                .map_err(|error| self.missing(error));
+        let file = match files.open(&**store, area, pack) {
+            Ok(Some(file)) => file,
+            Ok(None) => match store.get(&area.key(pack), range, None).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => return Err(self.missing(area, pack, error).await),
+            },
+            Err(error) => return Err(self.missing(area, pack, error).await),
         };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let read = read_file(file, range.start, len).await;
@@ -306,26 +326,30 @@ impl Packs {
 
     /// What a version needs and the store doesn't have is damage, not a file that isn't there;
     /// unless it was collected since nobody knew any more that it was read.
-    fn missing(&self, error: Error) -> Error {
+    async fn missing(&self, area: Area, id: &Id, error: Error) -> Error {
         if error.kind() != ErrorKind::NotFound {
             return error;
         }
-        match &self.1 {
-            Role::Reader(reader) if reader.has_lapsed() => {
+        let lost = match &self.1 {
+            Role::Reader(reader) => reader.has_lost(&id.to_string()).await,
+            _ => Ok(false),
+        };
+        match lost {
+            Ok(false) => damaged(&area.key(id), "it isn't there"),
+            Ok(true) => {
                 let message = format!("{error}: the version was deleted and collected");
                 Error::new(ErrorKind::StaleHandle, message).with_hint(
                     "this process wasn't heard of for longer than its lease: mount the project \
                      again",
                 )
             }
-            _ => Error::new(ErrorKind::Damaged, error.to_string()),
+            Err(unknown) => unknown,
         }
     }
 }
 
-fn damaged(key: &str, what: &str) -> Error {
-    Error::new(ErrorKind::Damaged, format!("{key} is damaged: {what}"))
-        .with_hint("`atelier dataset verify` tells which files are affected")
+fn damaged(key: &str, what: &'static str) -> Error {
+    Flaw::Damage(what).error(key)
 }
 
 /// Turns the stored bytes of a frame into plain ones and checks them.
@@ -337,7 +361,7 @@ fn decode(key: &str, place: &Place, id: &Id, stored: Bytes) -> Result<Bytes> {
     if Id::of(&plain) == *id {
         return Ok(plain);
     }
-    Err(damaged(key, &format!("the frame at {} has another hash", place.offset)))
+    Err(damaged(key, "a frame has another hash"))
 }
 
 /// The bytes of `range`; `None` where they end before it does.

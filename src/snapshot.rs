@@ -12,6 +12,7 @@ pub mod export;
 pub mod format;
 pub mod number;
 mod read;
+pub mod record;
 pub mod restore;
 pub mod scrub;
 mod seal;

@@ -14,7 +14,6 @@ use crate::chunk::{Area, Packs};
 use crate::config::{CacheSize, Config, Serving, ServingArgs, StoreLocation};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
-use crate::object::PutMode;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store, SecretReference};
 use crate::secret::{self, identity::Identities};
 use crate::snapshot;
@@ -163,10 +162,7 @@ impl Workspace {
     /// # Errors
     /// Those of the store.
     pub async fn keep_record(&self, resource: &Resource, version: &catalog::Version) -> Result<()> {
-        let record = serde_json::json!({ "resource": resource, "version": version });
-        let key = record_key(resource, version.number);
-        let bytes = record.to_string().into_bytes().into();
-        self.packs.store().put(&key, bytes, PutMode::Overwrite).await.map(|_| ())
+        snapshot::record::keep(&**self.packs.store(), resource, version).await
     }
 
     /// Removes the copy of a version's record.
@@ -174,7 +170,7 @@ impl Workspace {
     /// # Errors
     /// Those of the store.
     pub async fn drop_record(&self, resource: &Resource, number: u32) -> Result<()> {
-        self.packs.store().delete(&record_key(resource, number)).await
+        snapshot::record::remove(&**self.packs.store(), &resource.id, number).await
     }
 
     /// The directory of a project's storage, made if it isn't there.
@@ -311,9 +307,4 @@ fn open_disk_cache(serving: &Serving, metrics: Arc<Metrics>) -> Option<DiskCache
 /// that a mount has by default.
 fn pages_budget(memory: u64) -> usize {
     usize::try_from(memory / 4).unwrap_or(usize::MAX).clamp(8 << 20, 128 << 20)
-}
-
-/// The key of the copy of a version's record.
-fn record_key(resource: &Resource, number: u32) -> String {
-    format!("versions/{}/{number}", resource.id)
 }

@@ -193,7 +193,7 @@ async fn what_is_open_stays_readable_when_it_is_deleted() {
     assert_eq!(reader.hold(&version).await.unwrap(), "root1");
     fresh.delete("one").await;
     assert_eq!(fresh.collect().await, [""; 0]);
-    assert!(!reader.has_lapsed());
+    assert!(!reader.has_lost("a").await.unwrap());
     reader.end().await.unwrap();
     assert_eq!(fresh.collect().await, ["a", "root1"]);
     let gone = fresh.catalog.begin_reading(LEASE).await.unwrap().hold(&version).await;
@@ -205,16 +205,17 @@ async fn a_reader_whose_lease_lapsed_learns_what_he_lost() {
     let fresh = Fresh::new().await;
     let kept = fresh.version("kept", &["b", "root2"]).await;
     let version = fresh.version("one", &["a", "root1"]).await;
-    let lease = Duration::from_secs(1);
-    let (fine, late) = (fresh.catalog.begin_reading(lease).await.unwrap(), lease);
+    let fine = fresh.catalog.begin_reading(Duration::from_secs(1)).await.unwrap();
     fine.hold(&kept).await.unwrap();
     let reader = fresh.catalog.begin_reading(Duration::ZERO).await.unwrap();
     reader.hold(&version).await.unwrap();
     fresh.delete("one").await;
     assert_eq!(fresh.collect().await, ["a", "root1"]);
-    assert!(reader.has_lapsed());
-    tokio::time::sleep(late * 2).await;
-    assert!(!fine.has_lapsed(), "it is renewed");
+    assert!(reader.has_lost("a").await.unwrap());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fresh.delete("kept").await;
+    assert_eq!(fresh.collect().await, [""; 0], "its lease is renewed");
+    assert!(!fine.has_lost("b").await.unwrap());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Each step is one transaction, and any number of collectors may be at it, beside those who read
 //! and write. Nothing is lost if one of them stops anywhere.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::AnyConnection;
@@ -10,7 +11,8 @@ use sqlx::AnyConnection;
 use super::content::{self, StoredObject, micros, need, object};
 use super::database::{failed, field};
 use super::lease::{Writer, process};
-use super::model::Kind;
+use super::model::{Kind, Resource, Version};
+use super::query::select_resources;
 use super::{Catalog, commit, query};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -305,6 +307,56 @@ impl Catalog {
             .await
             .map_err(failed)?;
         commit(db).await
+    }
+
+    /// The objects that aren't what they were, as far as that was noted.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn distrusted(&self) -> Result<Vec<String>> {
+        let rows =
+            sqlx::query("SELECT id FROM object WHERE state = 'live' AND durable = 0 ORDER BY id")
+                .fetch_all(&mut *self.read().await?)
+                .await
+                .map_err(failed)?;
+        rows.iter().map(|row| field(row, "id")).collect()
+    }
+
+    /// Notes that an object that was [distrusted](Self::distrusted) is what it was.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn trust(&self, object: &str) -> Result<()> {
+        let (mut db, _) = self.change_content().await?;
+        sqlx::query("UPDATE object SET durable = 1 WHERE id = $1 AND state = 'live'")
+            .bind(object)
+            .execute(&mut *db)
+            .await
+            .map_err(failed)?;
+        commit(db).await
+    }
+
+    /// The records of all versions, whoever owns them, each with that of its resource.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn records(&self) -> Result<Vec<(Resource, Version)>> {
+        let mut db = self.read().await?;
+        let rows = sqlx::query("SELECT * FROM version ORDER BY resource, number")
+            .fetch_all(&mut *db)
+            .await
+            .map_err(failed)?;
+        let versions: Vec<_> = rows.iter().map(query::version).collect::<Result<_>>()?;
+        let rows = sqlx::query(select_resources!("WHERE r.versions > 0"))
+            .fetch_all(&mut *db)
+            .await
+            .map_err(failed)?;
+        let resources: Vec<_> = rows.iter().map(query::resource).collect::<Result<_>>()?;
+        let resources: HashMap<_, _> =
+            resources.into_iter().map(|resource| (resource.id.clone(), resource)).collect();
+        let with_resource =
+            |version: Version| Some((resources.get(&version.resource)?.clone(), version));
+        Ok(versions.into_iter().filter_map(with_resource).collect())
     }
 }
 

@@ -15,12 +15,13 @@
 //!   magic          6       "ATPACK"
 //! ```
 //!
-//! Numbers are little-endian. The object is named by the BLAKE3 of all of it.
+//! Numbers are little-endian. The object is named by the BLAKE3 of all of it. Version and magic end
+//! a pack of any version, so that one of a later version is known to be that and not damaged.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{self, Codec};
-use super::{Id, Run};
+use super::{Flaw, Id, Run};
 use crate::error::{Error, ErrorKind};
 
 /// A pack is complete when its frames take this much, in bytes.
@@ -172,8 +173,7 @@ impl Builder {
 /// # Errors
 /// `Damaged` when it isn't a pack; `Io` when the system has no random numbers.
 pub(super) fn salted(pack: &Bytes) -> Result<(Id, Bytes), Error> {
-    let footer = Footer::parse(pack, pack.len() as u64)
-        .map_err(|what| Error::new(ErrorKind::Damaged, format!("a pack can't be read: {what}")))?;
+    let footer = Footer::parse(pack, pack.len() as u64).map_err(|flaw| flaw.error("a new pack"))?;
     let mut salt = vec![0; 16];
     getrandom::fill(&mut salt).map_err(|error| {
         Error::new(ErrorKind::Io, "the system has no random numbers").with_source(error)
@@ -233,7 +233,15 @@ impl Footer {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(tail: &[u8], size: u64) -> Result<Self, &'static str> {
+    pub fn parse(tail: &[u8], size: u64) -> Result<Self, Flaw> {
+        // What tells the format is where it is in any of them.
+        let mut number = tail.strip_suffix(MAGIC).ok_or("it isn't a pack")?;
+        number = number.get(number.len().saturating_sub(2)..).unwrap_or_default();
+        match number.try_get_u16_le() {
+            Ok(VERSION) => {}
+            Ok(later) => return Err(Flaw::Later(later)),
+            Err(_) => return Err("it is too short for a pack".into()),
+        }
         let footer_len = Self::len_in(tail)?;
         let start = usize::try_from(footer_len).ok().and_then(|len| tail.len().checked_sub(len));
         let footer = &tail[start.ok_or("it is too short for its frames")?..];
@@ -242,14 +250,8 @@ impl Footer {
         let count = fields.get_u32_le();
         let crc = fields.get_u32_le();
         let frame_bytes = fields.get_u64_le();
-        if fields[2..] != MAGIC[..] {
-            return Err("it isn't a pack");
-        }
-        if fields.get_u16_le() != VERSION {
-            return Err("its format is of a later version");
-        }
         if crc_of(records, &trailer(count, frame_bytes)) != crc {
-            return Err("its footer doesn't match its checksum");
+            return Err("its footer doesn't match its checksum".into());
         }
         let mut frames = Vec::with_capacity(records.len() / RECORD_LEN);
         let mut offset = 0_u32;
@@ -260,13 +262,13 @@ impl Footer {
             records.copy_to_slice(&mut id);
             let place = Place { offset, stored_len, plain_len, codec };
             if !place.is_sane() {
-                return Err("a frame's length makes no sense");
+                return Err("a frame's length makes no sense".into());
             }
             frames.push(Stored { id: id.into(), place });
             offset = offset.checked_add(stored_len).ok_or("its frames are too long")?;
         }
         if u64::from(offset) != frame_bytes || frame_bytes.checked_add(footer_len) != Some(size) {
-            return Err("its length isn't that of its frames");
+            return Err("its length isn't that of its frames".into());
         }
         Ok(Self { frames })
     }
@@ -322,6 +324,40 @@ mod tests {
         let (stored, bytes) = pack_of(&[b"hello".to_vec()]);
         assert_eq!(data_encoding::HEXLOWER.encode(&bytes), expected.concat());
         assert_eq!(Footer::parse(&bytes, bytes.len() as u64).unwrap().frames(), stored);
+    }
+
+    /// zstd may come to compress otherwise; what it once made stays readable.
+    #[test]
+    fn a_pack_of_these_bytes_reads() {
+        let plains = [b"hello".to_vec(), vec![b'a'; 2000], Vec::new()];
+        let zstd = "28b52ffd60d006833e0061";
+        let ids = plains.each_ref().map(|plain| Id::of(plain).to_string());
+        let records = [
+            ["0500000005000000", "00", &ids[0]].concat(),
+            ["0b000000d0070000", "01", &ids[1]].concat(),
+            ["0000000000000000", "00", &ids[2]].concat(),
+        ];
+        let trailer = ["03000000", "dab0796f", "1000000000000000", "0100", "41545041434b"];
+        let hex = ["68656c6c6f", zstd, &records.concat(), &trailer.concat()].concat();
+        let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+        let footer = Footer::parse(&bytes, bytes.len() as u64).unwrap();
+        let bytes = Bytes::from(bytes);
+        for (frame, plain) in footer.frames().iter().zip(&plains) {
+            let start = frame.place.offset as usize;
+            let stored = bytes.slice(start..start + frame.place.stored_len as usize);
+            let decoded = frame.place.codec.decode(stored, plain.len()).unwrap();
+            assert_eq!((&decoded[..], frame.id), (&plain[..], Id::of(plain)));
+        }
+        assert_eq!(footer.frames().len(), plains.len());
+    }
+
+    #[test]
+    fn a_pack_of_a_later_version_is_known_to_be_that() {
+        let (_, bytes) = pack_of(&[b"hello".to_vec()]);
+        let mut later = bytes.to_vec();
+        let version = later.len() - MAGIC.len() - 2;
+        later[version] = 2;
+        assert_eq!(Footer::parse(&later, later.len() as u64), Err(Flaw::Later(2)));
     }
 
     #[test]

@@ -23,8 +23,10 @@ impl Packs {
     /// Those of [`whole`](Self::whole).
     pub async fn scrub(&self, area: Area, id: &Id) -> Result<(Option<Footer>, Bytes)> {
         let (key, id) = (area.key(id), *id);
-        let read = self.0.store.get(&key, 0..u64::MAX, None).await;
-        let bytes = read.map_err(|error| self.missing(error))?;
+        let bytes = match self.0.store.get(&key, 0..u64::MAX, None).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.missing(area, &id, error).await),
+        };
         let checked = spawn_blocking(move || {
             if Id::of(&bytes) != id {
                 return Err(damaged(&key, "its hash is another one"));
@@ -39,7 +41,7 @@ impl Packs {
 
 /// Checks the frames of a pack.
 fn check(key: &str, bytes: &Bytes) -> Result<Footer> {
-    let footer = Footer::parse(bytes, bytes.len() as u64).map_err(|what| damaged(key, what))?;
+    let footer = Footer::parse(bytes, bytes.len() as u64).map_err(|flaw| flaw.error(key))?;
     for frame in footer.frames() {
         let stored = slice(bytes, &frame.place.range());
         let stored = stored.ok_or_else(|| damaged(key, "a frame lies outside"))?;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{Context, draft, table};
 use crate::catalog::{Catalog, Kind, Project, Resource, Shown, Version, VersionChange};
 use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::verify::distrust;
 use crate::workspace::Workspace;
 
 mod create;
@@ -246,8 +247,9 @@ impl At<'_> {
         let (shown, version) = self.version(text).await?;
         let name = format!("{}@{}", shown.name, version.number);
         let verified = workspace.open_version(&version).await?.verify().await?;
-        for error in &verified.damage {
-            table::say(error.to_string());
+        distrust(self.catalog, &verified.damage).await?;
+        for damaged in &verified.damage {
+            table::say(damaged.error.to_string());
         }
         for path in verified.affected.iter().take(NAMED) {
             table::say(format!("affected: {path}"));
@@ -258,8 +260,8 @@ impl At<'_> {
         if !verified.is_whole() {
             let message = format!("dataset {name} is damaged");
             return Err(Error::new(ErrorKind::Damaged, message).with_hint(
-                "where the files are still at hand, remove what is damaged from the store and \
-                 `atelier dataset create` them again",
+                "where the files are still at hand, `atelier dataset create` it again: what is \
+                 damaged isn't used any more",
             ));
         }
         let Version { files, bytes, .. } = version;

@@ -114,7 +114,7 @@ impl Store {
 
 async fn verify(context: &Context, workspace: &Workspace) -> Result<()> {
     let progress = Arc::new(Checking::default());
-    let check = scrub(&workspace.catalog, &workspace.packs, progress.clone());
+    let check = Box::pin(scrub(&workspace.catalog, &workspace.packs, progress.clone()));
     let scrubbed = watched(&progress, check).await?;
     let bytes = progress.bytes.load(Ordering::Relaxed);
     let found = found(&scrubbed, bytes);

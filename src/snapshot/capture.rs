@@ -166,7 +166,7 @@ impl Capture {
             }
             let mut assembly = Assembly {
                 frames: Frames::new(packs, index.clone(), progress.clone()),
-                pages: Pages::new(packs, previous.as_ref()),
+                pages: Pages::new(packs, previous.as_ref())?,
                 window: VecDeque::new(),
                 waiting: VecDeque::new(),
                 skipped: Vec::new(),

@@ -4,17 +4,17 @@
 //! nobody who began before can have found, is removed. Packs that are mostly dead are written
 //! anew: versions that use the rest of them get other roots, which hold the same.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::compact::{self, Compacted};
-use super::survey;
-use crate::catalog::collect::{Amount, Outlook, Rooted};
+use super::{record, survey};
+use crate::catalog::collect::{Amount, Outlook};
 use crate::catalog::{Catalog, StoredObject};
 use crate::chunk::{Area, Id, Packs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::object::Depth;
 
 /// How many objects are removed at the same time, for stores with latency.
 const AT_ONCE: usize = 16;
@@ -51,7 +51,7 @@ pub async fn preview(catalog: &Catalog, packs: &Packs, plan: &Plan) -> Result<Co
     let found = compact::find(catalog, packs, plan).await?;
     let Outlook { kept, condemned, removable } = catalog.outlook(plan.grace).await?;
     Ok(Collected {
-        compacted: found.compacted,
+        compacted: found.compacted(),
         freed: removable,
         waiting: without(condemned, removable),
         kept,
@@ -78,7 +78,8 @@ pub async fn collect(catalog: &Catalog, packs: &Packs, plan: &Plan) -> Result<Co
         catalog.removed(&doomed).await?;
         freed.add(doomed.len() as u64, doomed.iter().map(|object| object.bytes).sum());
     }
-    drop_records(catalog, packs).await?;
+    sweep(catalog, packs).await?;
+    record::settle(catalog, &**packs.store()).await?;
     let Outlook { kept, condemned, .. } = catalog.outlook(plan.grace).await?;
     Ok(Collected { compacted, freed, waiting: condemned, kept })
 }
@@ -112,22 +113,19 @@ async fn remove(packs: &Packs, object: &StoredObject) -> Result<()> {
     packs.store().delete(&area.key(&id)).await
 }
 
-/// Removes the copies of the records of versions that are gone.
-async fn drop_records(catalog: &Catalog, packs: &Packs) -> Result<()> {
-    let pages: Vec<_> = packs.store().list("versions/", Depth::All).try_collect().await?;
-    // Asked for afterwards: a record comes after its version.
-    let versions = catalog.all_versions().await?;
-    let is_there = |key: &str| versions.iter().any(|version| record_key(version) == key);
-    for object in pages.into_iter().flat_map(|page| page.objects) {
-        if !is_there(&object.key) {
-            packs.store().delete(&object.key).await?;
-        }
+/// Removes what came after it was collected: a writer that is stopped stores what he announced when
+/// he goes on, and a request that was given up may still be on its way.
+async fn sweep(catalog: &Catalog, packs: &Packs) -> Result<()> {
+    let mut stored = Vec::new();
+    for area in [Area::Data, Area::Meta] {
+        let objects = packs.stored(area).await?;
+        stored.extend(objects.into_iter().map(|(id, _)| (id.to_string(), area.key(&id))));
     }
-    Ok(())
-}
-
-fn record_key(version: &Rooted) -> String {
-    format!("versions/{}/{}", version.resource, version.number)
+    let gone = catalog.all_objects().await?.into_iter().filter(|(_, state)| state == "deleted");
+    let gone: HashSet<_> = gone.map(|(object, _)| object.id).collect();
+    let left = stored.iter().filter(|(id, _)| gone.contains(id));
+    let removals = left.map(|(_, key)| packs.store().delete(key));
+    stream::iter(removals).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 fn without(all: Amount, some: Amount) -> Amount {

@@ -27,12 +27,27 @@ pub struct Compacted {
     pub dead: u64,
 }
 
-/// Packs that are worth it, with the numbers of the frames that are used.
+/// Packs that are worth it.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    packs: HashMap<Id, BTreeSet<u32>>,
+    packs: HashMap<Id, Worth>,
+}
+
+/// What is in a pack that is worth it.
+#[derive(Debug)]
+struct Worth {
+    /// The numbers of the frames that are used.
+    frames: BTreeSet<u32>,
+    /// How many bytes are dead.
+    dead: u64,
+}
+
+impl Found {
     /// How much that is.
-    pub(super) compacted: Compacted,
+    pub(super) fn compacted(&self) -> Compacted {
+        let dead = self.packs.values().map(|worth| worth.dead).sum();
+        Compacted { packs: self.packs.len() as u64, dead }
+    }
 }
 
 /// Where a frame is that was moved: in the pack of that number, as the frame of that number.
@@ -51,25 +66,35 @@ pub(super) async fn find(catalog: &Catalog, packs: &Packs, plan: &Plan) -> Resul
     }
     let mut survey = Survey::default();
     for root in roots(catalog).await? {
-        survey.add(&Version::open(packs.clone(), root).await?).await?;
+        let surveyed = async { survey.add(&Version::open(packs.clone(), root).await?).await };
+        if if_there(surveyed.await)?.is_none() {
+            // It isn't known what it uses.
+            return Ok(found);
+        }
     }
-    let share = |bytes: u64| u128::from(bytes) * u128::from(plan.compact_below) / 100;
+    let is_worth_it = |used: u64, bytes: u64| {
+        u128::from(used) * 100 < u128::from(bytes) * u128::from(plan.compact_below)
+    };
     for object in catalog.live_objects().await? {
         let id: Id = object.id.parse()?;
         let Some(used) = survey.packs.get(&id) else { continue };
-        if u128::from(used.at_most()) >= share(object.bytes) {
+        if !is_worth_it(used.at_most(), object.bytes) {
             continue;
         }
-        let footer = packs.footer(&id).await?;
+        let Some(footer) = if_there(packs.footer(&id).await)? else { continue };
         let frames = used.frames(&footer);
-        let alive: u64 = (0_u32..)
-            .zip(footer.frames())
-            .filter(|(number, _)| frames.contains(number))
-            .map(|(_, frame)| u64::from(frame.place.stored_len))
-            .sum();
-        found.compacted.packs += 1;
-        found.compacted.dead += object.bytes.saturating_sub(alive);
-        found.packs.insert(id, frames);
+        let (mut alive, mut all) = (0, 0);
+        for (number, frame) in (0_u32..).zip(footer.frames()) {
+            let len = u64::from(frame.place.stored_len);
+            all += len;
+            alive += if frames.contains(&number) { len } else { 0 };
+        }
+        // The footer takes room in any pack.
+        if !is_worth_it(alive, all) {
+            continue;
+        }
+        let dead = object.bytes.saturating_sub(alive);
+        found.packs.insert(id, Worth { frames, dead });
     }
     Ok(found)
 }
@@ -91,28 +116,40 @@ async fn rewrite(
     writer: &Writer,
     plan: &Plan,
 ) -> Result<Compacted> {
-    let found = find(catalog, packs, plan).await?;
+    let mut found = find(catalog, packs, plan).await?;
     if found.packs.is_empty() {
-        return Ok(found.compacted);
+        return Ok(found.compacted());
     }
-    let (moved, new) = move_frames(packs, &found).await?;
+    let (moved, new) = move_frames(packs, &mut found).await?;
     for root in roots(catalog).await? {
-        let version = Version::open(packs.clone(), root).await?;
-        let Some((new_root, needs)) = relocate(packs, &version, &found, &moved, &new).await? else {
-            continue;
+        let relocated = async {
+            let version = Version::open(packs.clone(), root).await?;
+            relocate(packs, &version, &found, &moved, &new).await
         };
+        let Some(Some((new_root, needs))) = if_there(relocated.await)? else { continue };
         let needs: Vec<_> = needs.iter().map(ToString::to_string).collect();
         let (old, new_root) = (root.to_string(), new_root.to_string());
-        match catalog.replace_root(writer, &old, &new_root, &needs).await {
-            Ok(_) => {}
-            // Something was collected meanwhile: the version stays as it is.
-            Err(error) if error.kind() == ErrorKind::StaleHandle => {
-                tracing::warn!("a version isn't written anew: {error:?}");
-            }
-            Err(error) => return Err(error),
-        }
+        if_there(catalog.replace_root(writer, &old, &new_root, &needs).await)?;
     }
-    Ok(found.compacted)
+    Ok(found.compacted())
+}
+
+/// What was read or done; `None` where something is damaged, or was collected or put to use
+/// meanwhile: then it stays as it is.
+fn if_there<T>(done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::StaleHandle
+            ) =>
+        {
+            tracing::warn!("something isn't written anew: {error:?}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn roots(catalog: &Catalog) -> Result<Vec<Id>> {
@@ -120,12 +157,19 @@ async fn roots(catalog: &Catalog) -> Result<Vec<Id>> {
 }
 
 /// Copies the frames that are used into new packs; tells where each is, and the packs by number.
-async fn move_frames(packs: &Packs, found: &Found) -> Result<(HashMap<(Id, u32), Moved>, Vec<Id>)> {
+/// A pack that is damaged is found no more.
+async fn move_frames(
+    packs: &Packs,
+    found: &mut Found,
+) -> Result<(HashMap<(Id, u32), Moved>, Vec<Id>)> {
     let (mut moved, mut new) = (HashMap::new(), Vec::new());
-    let mut open = Builder::default();
-    for (pack, numbers) in &found.packs {
-        let (footer, bytes) = packs.whole(Area::Data, pack).await?;
-        for &number in numbers {
+    let (mut open, mut damaged) = (Builder::default(), Vec::new());
+    for (pack, worth) in &found.packs {
+        let Some((footer, bytes)) = if_there(packs.whole(Area::Data, pack).await)? else {
+            damaged.push(*pack);
+            continue;
+        };
+        for &number in &worth.frames {
             let Some(frame) = footer.frames().get(number as usize) else { continue };
             let start = frame.place.offset as usize;
             let stored = bytes.slice(start..start + frame.place.stored_len as usize);
@@ -141,6 +185,7 @@ async fn move_frames(packs: &Packs, found: &Found) -> Result<(HashMap<(Id, u32),
     if !open.is_empty() {
         new.push(seal_pack(packs, Area::Data, &mut open).await?);
     }
+    found.packs.retain(|pack, _| !damaged.contains(pack));
     Ok((moved, new))
 }
 
@@ -229,12 +274,10 @@ async fn follow(
     }
 }
 
+/// A frame was put to use after it was looked for, or isn't there.
 fn lost(pack: &Id) -> Error {
     let key = Area::Data.key(pack);
-    Error::new(
-        ErrorKind::Damaged,
-        format!("{key} is damaged: a frame that a file needs isn't in it"),
-    )
+    Error::new(ErrorKind::StaleHandle, format!("more of {key} is used than was found"))
 }
 
 /// Entries on their way into pages; those that are as they were stay where they are.

@@ -66,10 +66,7 @@ impl Version {
     /// Those of `open`.
     pub async fn open_among(packs: Packs, pages: Pages, id: Id) -> Result<Self> {
         let root = packs.object(Area::Meta, &id).await?;
-        let root = Root::decode(&root).map_err(|what| {
-            let key = Area::Meta.key(&id);
-            Error::new(ErrorKind::Damaged, format!("the root {key} can't be read: {what}"))
-        })?;
+        let root = Root::decode(&root).map_err(|flaw| flaw.error(&Area::Meta.key(&id)))?;
         let before = root.pages.iter().scan(0, |sum, page| {
             let first = *sum;
             *sum += page.count;
@@ -193,12 +190,14 @@ impl Version {
         let load = async {
             let bytes = self.0.packs.frame(Area::Meta, &at.pack, &at.place, &at.id).await?;
             let page = Page::decode(bytes).and_then(|page| {
-                if page.len() as u64 == at.count { Ok(page) } else { Err("it isn't as long") }
+                if page.len() as u64 == at.count {
+                    Ok(page)
+                } else {
+                    Err("it isn't as long".into())
+                }
             });
-            let page = page.map_err(|what| {
-                let key = Area::Meta.key(&at.pack);
-                let message = format!("a page in {key} can't be read: {what}");
-                Error::new(ErrorKind::Damaged, message)
+            let page = page.map_err(|flaw| {
+                flaw.error(&format!("page {} of {}", at.id, Area::Meta.key(&at.pack)))
             })?;
             let weight = page.weight();
             Ok((Arc::new(page), weight))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt as _;
 
 use super::read::Version;
-use super::verify::{Checking, Checks, Damaged};
+use super::verify::{Checking, Checks, Damaged, distrust};
 use crate::catalog::Catalog;
 use crate::catalog::collect::Rooted;
 use crate::chunk::{Area, Id, Packs};
@@ -37,7 +37,8 @@ impl Scrubbed {
 }
 
 /// Reads all that is in the store and checks it. Nothing new will be built on what is damaged, so
-/// that datasets can be mended by making them again.
+/// that datasets can be mended by making them again; what is whole again, by whatever means, may be
+/// built upon.
 ///
 /// # Errors
 /// When the store or the catalogue can't be read; damage is no error but part of the answer.
@@ -85,6 +86,13 @@ pub async fn scrub(catalog: &Catalog, packs: &Packs, progress: Arc<Checking>) ->
 
     // What was collected or deleted meanwhile isn't damaged.
     let now = states(catalog).await?;
+    let mut whole_again = Vec::new();
+    for object in catalog.distrusted().await? {
+        let id = object.parse()?;
+        if now.get(&id).is_some_and(|(area, _)| checks.is_whole(*area, &id)) {
+            whole_again.push(id);
+        }
+    }
     scrubbed.damaged = checks.damaged;
     scrubbed.damaged.retain(|damaged| match now.get(&damaged.id) {
         Some((_, state)) => matches!(state.as_str(), "live" | "uploading" | "condemned"),
@@ -93,8 +101,9 @@ pub async fn scrub(catalog: &Catalog, packs: &Packs, progress: Arc<Checking>) ->
     let left = catalog.all_versions().await?;
     affected.retain(|(version, _)| left.contains(version));
     scrubbed.affected = affected;
-    for damaged in scrubbed.damaged.iter().filter(|damaged| damaged.area == Area::Data) {
-        catalog.distrust(&damaged.id.to_string()).await?;
+    distrust(catalog, &scrubbed.damaged).await?;
+    for object in whole_again {
+        catalog.trust(&object.to_string()).await?;
     }
     Ok(scrubbed)
 }

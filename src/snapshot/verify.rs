@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use super::format::{Content, Page, PageRef};
+use super::format::{Content, Page, PageRef, Root};
 use super::read::Version;
-use crate::chunk::{Area, Footer, Id, Packs};
+use crate::catalog::Catalog;
+use crate::chunk::{Area, Flaw, Footer, Id, Packs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
 
@@ -33,7 +34,7 @@ pub struct Verified {
     /// How many objects of the store it needs.
     pub objects: u64,
     /// What is damaged in the store.
-    pub damage: Vec<Error>,
+    pub damage: Vec<Damaged>,
     /// The files that can't be read in full, and the first of each row of entries that can't even
     /// be listed.
     pub affected: Vec<TreePath>,
@@ -57,6 +58,17 @@ pub struct Damaged {
     pub error: Error,
 }
 
+/// Notes what is damaged: nothing new is built upon it, and who stores the same stores it again.
+///
+/// # Errors
+/// Those of the catalogue.
+pub async fn distrust(catalog: &Catalog, damage: &[Damaged]) -> Result<()> {
+    for damaged in damage {
+        catalog.distrust(&damaged.id.to_string()).await?;
+    }
+    Ok(())
+}
+
 /// Objects that were read and checked, each once however many versions need it.
 pub(super) struct Checks {
     packs: Packs,
@@ -72,6 +84,14 @@ impl Checks {
     pub(super) fn new(packs: &Packs, progress: Arc<Checking>) -> Self {
         let (data, meta, damaged) = (HashMap::new(), HashMap::new(), Vec::new());
         Self { packs: packs.clone(), progress, data, meta, damaged }
+    }
+
+    /// Whether an object was read and is what it was.
+    pub(super) fn is_whole(&self, area: Area, id: &Id) -> bool {
+        match area {
+            Area::Data => self.data.get(id).is_some_and(Option::is_some),
+            Area::Meta => self.meta.get(id) == Some(&true),
+        }
     }
 
     /// Reads objects and checks every byte, unless that was done.
@@ -158,7 +178,7 @@ impl Checks {
     async fn page(&mut self, at: &PageRef) -> Result<Option<Page>> {
         let bytes = self.packs.frame(Area::Meta, &at.pack, &at.place, &at.id).await;
         let page = bytes.and_then(|bytes| {
-            Page::decode(bytes).map_err(|what| Error::new(ErrorKind::Damaged, what))
+            Page::decode(bytes).map_err(|flaw| flaw.error(&Area::Meta.key(&at.pack)))
         });
         match page {
             Ok(page) => Ok(Some(page)),
@@ -174,7 +194,7 @@ impl Checks {
     }
 
     async fn is_fine(&self, content: &Content) -> Result<bool> {
-        let whole = |pack: &Id| self.data.get(pack).is_some_and(Option::is_some);
+        let whole = |pack: &Id| self.is_whole(Area::Data, pack);
         // What is damaged in a pack may be another file; and what a whole pack holds may not be
         // what the entry says.
         if content.packs().into_iter().all(whole) {
@@ -204,25 +224,18 @@ impl Version {
     pub async fn verify_with(&self, progress: Arc<Checking>) -> Result<Verified> {
         let mut checks = Checks::new(self.packs(), progress);
         let (objects, affected) = checks.version(self).await?;
-        let damage = checks.damaged.into_iter().map(|damaged| damaged.error).collect();
-        Ok(Verified { objects, damage, affected })
+        Ok(Verified { objects, damage: checks.damaged, affected })
     }
 }
 
 /// Whether an object that is what it was is what belongs there.
 fn fits(area: Area, id: &Id, footer: Option<Footer>, bytes: &Bytes) -> Result<Option<Footer>> {
-    let wrong = |what: &str| {
-        let message = format!("{} is damaged: {what}", area.key(id));
-        Err(Error::new(ErrorKind::Damaged, message))
-    };
-    match (area, footer) {
+    let checked = match (area, footer) {
         (_, Some(footer)) => Ok(Some(footer)),
-        (Area::Data, None) => wrong("it isn't a pack"),
-        (Area::Meta, None) => match super::format::Root::decode(bytes) {
-            Ok(_) => Ok(None),
-            Err(what) => wrong(what),
-        },
-    }
+        (Area::Data, None) => Err(Flaw::Damage("it isn't a pack")),
+        (Area::Meta, None) => Root::decode(bytes).map(|_| None),
+    };
+    checked.map_err(|flaw| flaw.error(&area.key(id)))
 }
 
 /// The path of the first entry of a page.

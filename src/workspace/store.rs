@@ -61,11 +61,25 @@ pub(super) async fn open(
         let bound = bind(&opened.store, &location, &identity).await;
         catalog.settle_store(bound.is_ok()).await?;
         bound?;
-    } else if location != remembered && !belongs(&opened.store, &identity).await? {
-        let home = config.home.display();
-        let message = format!("the catalogue in {home} belongs to the store {remembered}");
-        return Err(Error::new(ErrorKind::InvalidInput, format!("{message}, not to {location}"))
+    } else if location != remembered {
+        if !belongs(&opened.store, &identity).await? {
+            let home = config.home.display();
+            let message = format!("the catalogue in {home} belongs to the store {remembered}");
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{message}, not to {location}"),
+            )
             .with_hint("leave --store away, or make another home for that store with --home"));
+        }
+    } else if opened.remote.is_none() && !belongs(&opened.store, &identity).await? {
+        // What is written where a disk isn't mounted would be missing on it.
+        let shown = match &location {
+            StoreLocation::Home => config.store_dir().display().to_string(),
+            other => other.to_string(),
+        };
+        let message = format!("the store {shown} isn't there: no {MARKER} says whose it is");
+        return Err(Error::new(ErrorKind::NotFound, message)
+            .with_hint("mount the disk that it is on, or put it back where it was"));
     }
     Ok(opened)
 }

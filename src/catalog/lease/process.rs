@@ -3,13 +3,19 @@
 use std::fs;
 use std::sync::OnceLock;
 
-/// The host and the process numbers that hold there: a boot and a namespace of processes.
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+/// The host and the process numbers that hold there: a boot and a namespace of processes. Empty
+/// where the system doesn't tell both: then it could be mistaken for another one.
 pub(super) fn host() -> &'static str {
     static HOST: OnceLock<String> = OnceLock::new();
     HOST.get_or_init(|| {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        format!("{} {}", boot.trim(), space.display())
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        match (boot, fs::read_link("/proc/self/ns/pid")) {
+            (Ok(boot), Ok(space)) => format!("{} {}", boot.trim(), space.display()),
+            _ => String::new(),
+        }
     })
 }
 
@@ -26,7 +32,21 @@ pub(super) fn this() -> &'static str {
 pub(in crate::catalog) fn has_ended(host: &str, process: &str) -> bool {
     let Some((number, since)) = process.split_once(' ') else { return false };
     let Ok(number) = number.parse() else { return false };
-    host == self::host() && !since.is_empty() && started(number).as_deref() != Some(since)
+    if host.is_empty() || host != self::host() || since.is_empty() {
+        return false;
+    }
+    match started(number) {
+        Some(started) => started != since,
+        None => is_absent(number),
+    }
+}
+
+/// Whether there is no such process, or only what is left of one. Where `/proc` is mounted with
+/// `hidepid`, others' processes are there and can't be seen.
+fn is_absent(number: u32) -> bool {
+    let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { return false };
+    let is_zombie = fs::exists(format!("/proc/{number}/stat")).unwrap_or(false);
+    is_zombie || test_kill_process(pid) == Err(Errno::SRCH)
 }
 
 /// When a process was started, in clock ticks since boot; `None` when there is none or it is a
@@ -52,6 +72,7 @@ mod tests {
         child.wait().unwrap();
         assert!(has_ended(host(), &process));
         assert!(!has_ended("another host", &process));
+        assert!(!has_ended("", &process), "a host that isn't known is no host");
         assert!(!has_ended(host(), "nonsense"));
         let (number, _) = this().split_once(' ').unwrap();
         assert!(has_ended(host(), &format!("{number} 1")), "a number is used again");

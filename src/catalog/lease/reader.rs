@@ -1,9 +1,9 @@
 //! Who reads versions, which stay readable until he is done.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::AnyConnection;
 
@@ -24,18 +24,9 @@ struct Shared {
     _renewal: Renewal,
 }
 
-struct Held {
-    /// Guards it; never held while the catalogue is asked.
-    state: Mutex<State>,
-    lasts: Duration,
-}
-
-struct State {
-    /// The roots that are open, and whether any object of theirs was collected.
-    roots: HashMap<String, bool>,
-    /// When the lease was last known to hold.
-    confirmed: Instant,
-}
+/// The roots that are open. Guards a set; never held while the catalogue is asked.
+#[derive(Default)]
+struct Held(Mutex<HashSet<String>>);
 
 impl Catalog {
     /// Begins to read; the lease lasts that long after its last renewal.
@@ -43,10 +34,8 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn begin_reading(&self, lasts: Duration) -> Result<Reader> {
-        let confirmed = Instant::now();
         let holder = Arc::new(Holder::begin(self, "reader", lasts).await?);
-        let state = Mutex::new(State { roots: HashMap::new(), confirmed });
-        let held = Arc::new(Held { state, lasts });
+        let held = Arc::<Held>::default();
         let renewed = (holder.clone(), held.clone());
         let renewal = Renewal::start(lasts, move || {
             let (holder, held) = renewed.clone();
@@ -67,23 +56,32 @@ impl Reader {
         let mut db = holder.catalog.read().await?;
         let root = root_of(&mut db, &version.resource, version.number).await?;
         drop(db);
-        if self.0.held.lock().roots.get(&root) == Some(&false) {
+        if self.0.held.lock().contains(&root) {
             return Ok(root);
         }
         let (mut db, _) = holder.catalog.change_content().await?;
         let root = root_of(&mut db, &version.resource, version.number).await?;
         holder.touch(&mut db).await?;
-        let lost = take(&mut db, &holder.id, &root).await?;
+        take(&mut db, &holder.id, &root).await?;
         commit(db).await?;
-        self.0.held.lock().roots.insert(root.clone(), lost);
+        self.0.held.lock().insert(root.clone());
         Ok(root)
     }
 
-    /// Whether something that is held may have been collected, since this process wasn't heard of
+    /// Whether an object isn't there any more since it was collected: this process wasn't heard of
     /// for longer than its lease.
-    pub fn has_lapsed(&self) -> bool {
-        let state = self.0.held.lock();
-        state.confirmed.elapsed() > self.0.held.lasts || state.roots.values().any(|lost| *lost)
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn has_lost(&self, object: &str) -> Result<bool> {
+        let mut db = self.0.holder.catalog.read().await?;
+        let found =
+            sqlx::query("SELECT id FROM object WHERE id = $1 AND state IN ('deleting', 'deleted')")
+                .bind(object)
+                .fetch_optional(&mut *db)
+                .await
+                .map_err(failed)?;
+        Ok(found.is_some())
     }
 
     /// Gives back what is held.
@@ -97,35 +95,31 @@ impl Reader {
 
 impl Held {
     async fn renew(&self, holder: &Holder) -> Result<()> {
-        let began = Instant::now();
         let (mut db, _) = holder.catalog.change_content().await?;
         if holder.has_ended() {
             return Ok(());
         }
-        let lapsed = holder.touch(&mut db).await?;
-        let mut found = HashMap::new();
-        if lapsed {
-            let roots: Vec<_> = self.lock().roots.keys().cloned().collect();
+        let mut lost = Vec::new();
+        if holder.touch(&mut db).await? {
+            let roots: Vec<_> = self.lock().iter().cloned().collect();
             for root in roots {
-                let lost = take(&mut db, &holder.id, &root).await?;
-                found.insert(root, lost);
+                if take(&mut db, &holder.id, &root).await? {
+                    lost.push(root);
+                }
             }
         }
         commit(db).await?;
-        for (root, _) in found.iter().filter(|(_, lost)| **lost) {
+        for root in lost {
             tracing::error!(
                 root,
                 "a version that is open was collected: this process wasn't heard of for too long"
             );
         }
-        let mut state = self.lock();
-        state.roots.extend(found);
-        state.confirmed = began;
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -191,6 +191,9 @@ impl<'a> Saver<'a> {
             needs: captured.needs.iter().map(ToString::to_string).collect(),
         };
         let published = writer.publish(self.project, new, version).await?;
+        if let Err(error) = self.workspace.keep_record(&published.0, &published.1).await {
+            tracing::warn!("the copy of the record isn't kept: {error:?}");
+        }
         for skipped in captured.skipped.iter().take(NAMED) {
             table::say(format!("left out: {}: {}", skipped.path, skipped.reason));
         }

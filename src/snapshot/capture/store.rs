@@ -1,7 +1,7 @@
 //! The two ends of a capture: frames go into packs, entries into pages.
 
 use std::cmp::Ordering as Order;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -105,7 +105,7 @@ pub(super) struct Pages {
     runtime: Handle,
     builder: PageBuilder,
     writer: PackWriter,
-    /// Pages that the previous version has.
+    /// Pages that the previous version has and that may be used.
     known: HashMap<Id, PageRef>,
     /// The entries of the previous version from here on.
     previous: Option<BoxStream<'static, Result<Named>>>,
@@ -118,21 +118,27 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub(super) fn new(packs: &Packs, previous: Option<&Version>) -> Self {
+    pub(super) fn new(packs: &Packs, previous: Option<&Version>) -> Result<Self> {
         let runtime = Handle::current();
-        let known = previous.map_or(&[][..], Version::pages);
-        Self {
+        let mut known = HashMap::new();
+        if let Some(previous) = previous {
+            let usable = runtime.block_on(packs.usable(Area::Meta))?;
+            let usable: HashSet<_> = usable.into_iter().map(|(pack, _)| pack).collect();
+            let pages = previous.pages().iter().filter(|page| usable.contains(&page.pack));
+            known.extend(pages.map(|page| (page.id, page.clone())));
+        }
+        Ok(Self {
             writer: PackWriter::new(packs.clone(), Area::Meta, META_TARGET_LEN, runtime.clone()),
             packs: packs.clone(),
             runtime,
             builder: PageBuilder::default(),
-            known: known.iter().map(|page| (page.id, page.clone())).collect(),
+            known,
             previous: previous.map(Version::entries),
             next_previous: None,
             done: Vec::new(),
             totals: Totals::default(),
             needs: BTreeSet::new(),
-        }
+        })
     }
 
     /// Adds the next entry, which must sort behind all earlier ones.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::chunk::{Codec, Id, Place};
+use crate::chunk::{Codec, Flaw, Id, Place};
 
 use super::Mtime;
 
@@ -16,12 +16,15 @@ pub(super) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads what follows these first bytes.
-    pub(super) fn new(bytes: &'a Bytes, magic: &[u8]) -> Result<Self> {
-        if !bytes.starts_with(magic) {
-            return Err("it isn't what it should be, or of a later version");
+    /// Reads what follows the magic, whose last byte is the format's number.
+    pub(super) fn new(bytes: &'a Bytes, magic: [u8; 5]) -> std::result::Result<Self, Flaw> {
+        let [name @ .., known] = &magic;
+        let found = bytes.strip_prefix(name).ok_or("it isn't what it should be")?;
+        match found.first() {
+            Some(found) if found == known => Ok(Self { bytes, at: magic.len() }),
+            Some(later) => Err(Flaw::Later((*later).into())),
+            None => Err("it ends early".into()),
         }
-        Ok(Self { bytes, at: magic.len() })
     }
 
     /// Reads from a place that was reached before.

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::decode::{Decoder, Result};
 use super::{Content, Entry, encode};
-use crate::chunk::{Id, Run};
+use crate::chunk::{Flaw, Id, Run};
 
-const MAGIC: &[u8; 5] = b"ATPG\x01";
+const MAGIC: [u8; 5] = *b"ATPG\x01";
 
 /// Pages are cut so that they are this long on average, in bytes.
 const AVERAGE_LEN: u64 = 64 << 10;
@@ -38,7 +38,7 @@ impl Page {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn decode(bytes: Bytes) -> Result<Self> {
+    pub fn decode(bytes: Bytes) -> std::result::Result<Self, Flaw> {
         let mut decoder = Decoder::new(&bytes, MAGIC)?;
         let packs = decoder.list(Decoder::id)?;
         let directories = decoder.list(Decoder::bytes)?;
@@ -355,11 +355,18 @@ mod tests {
         assert_eq!(hex, expected.concat());
     }
 
+    #[test]
+    fn a_page_of_a_later_version_is_known_to_be_that() {
+        let mut later = encode(&samples()).to_vec();
+        later[4] = 2;
+        assert_eq!(Page::decode(later.into()).unwrap_err(), Flaw::Later(2));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400), valid: bool) {
             if valid {
-                bytes.splice(..0, *MAGIC);
+                bytes.splice(..0, MAGIC);
             }
             let _ = Page::decode(bytes.into());
         }

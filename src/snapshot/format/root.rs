@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::decode::{Decoder, Result};
+use super::decode::Decoder;
 use super::{Content, Mtime, encode};
-use crate::chunk::{Id, Place};
+use crate::chunk::{Flaw, Id, Place};
 
-const MAGIC: &[u8; 5] = b"ATRT\x01";
+const MAGIC: [u8; 5] = *b"ATRT\x01";
 
 /// What a version is: its top directory, its totals, and its pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Root {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn decode(bytes: &Bytes) -> Result<Self> {
+    pub fn decode(bytes: &Bytes) -> Result<Self, Flaw> {
         let mut decoder = Decoder::new(bytes, MAGIC)?;
         let (mode, mtime) = (decoder.mode()?, decoder.mtime()?);
         let totals = Totals {
@@ -90,7 +90,7 @@ impl Root {
         })?;
         decoder.end()?;
         if !pages.is_sorted_by(|one, two| one.first < two.first) {
-            return Err("its pages aren't sorted");
+            return Err("its pages aren't sorted".into());
         }
         Ok(Self { mode, mtime, totals, salt, pages })
     }
@@ -189,11 +189,18 @@ mod tests {
         assert_eq!(data_encoding::HEXLOWER.encode(&root.encode()), expected.concat());
     }
 
+    #[test]
+    fn a_root_of_a_later_version_is_known_to_be_that() {
+        let mut later = sample().encode().to_vec();
+        later[4] = 2;
+        assert_eq!(Root::decode(&later.into()).unwrap_err(), Flaw::Later(2));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..400), valid: bool) {
             if valid {
-                bytes.splice(..0, *MAGIC);
+                bytes.splice(..0, MAGIC);
             }
             let _ = Root::decode(&bytes.into());
         }
