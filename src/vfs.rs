@@ -247,6 +247,25 @@ impl Vfs {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
+        if lock(&self.nodes).at(parent, name).is_some() {
+            return self.rename_known(parent, name, new_parent, new_name, mode).await;
+        }
+        // Only of a name that is known it can be told whether the other one leads to the same
+        // file: then both stay.
+        let known = self.lookup(parent, name).await?;
+        let renamed = self.rename_known(parent, name, new_parent, new_name, mode).await;
+        self.forget(known.ino, 1);
+        renamed
+    }
+
+    async fn rename_known(
+        &self,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
         let to = self.child_path(new_parent, new_name)?;
         let kept = match mode {
             RenameMode::Replace => self.keep(new_parent, new_name, &to).await,

@@ -466,8 +466,31 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// rename(2) does nothing then, also when the first name was forgotten.
+#[test]
+fn a_rename_from_one_name_of_a_file_to_another_keeps_both() {
+    let mut model = Model::new();
+    let operations = [
+        Operation::Create(0, "a"),
+        Operation::Link(0, 0, "d"),
+        Operation::Release(0),
+        Operation::Forget(1),
+        Operation::Lookup(0, "d"),
+        Operation::Rename(0, "a", 0, "d", RenameMode::Replace),
+    ];
+    for operation in &operations {
+        model.run(operation);
+        model.check();
+    }
+    model.finish();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    // More with `PROPTEST_CASES`.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(400),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn numbers_and_handles_are_what_a_kernel_expects(
