@@ -36,6 +36,7 @@ mod serving;
 mod snapshot;
 mod store;
 mod store_leases;
+mod store_model;
 mod support;
 mod tree_contract;
 mod versions;
