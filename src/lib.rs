@@ -15,7 +15,7 @@
 //!  control  a mount's counters, for others to ask
 //!  vfs      inodes, handles, lookup counts        workspace  opens everything, from Config
 //!  tree     Tree, File; Namespace -> { Snapshot, Bucket, Secrets, Local }
-//!  snapshot versions: capture, restore            notebook   a notebook's cells and output
+//!  snapshot versions: capture, restore, diff      notebook   a notebook's cells and output
 //!  chunk    packs of content-addressed frames
 //!  cache    LRU blocks        catalog  SQL        secret     environment files
 //!  object   ObjectStore: local, S3, memory
@@ -46,6 +46,8 @@
 //!
 //! - **organization, community, project, resource**: who owns what, see [`catalog`].
 //! - **version**: an immutable state of a dataset or a checkpoint; a root hash.
+//! - **tag**: a name that somebody gave a version of a dataset.
+//! - **draft**: a dataset that a command is filling; it becomes a version or nothing.
 //! - **root, page, entry**: the tree of a version: a root lists pages, a page lists entries.
 //! - **pack, frame, chunk**: a pack is a file of many frames; a frame is the content-addressed
 //!   bytes of one small file or of one chunk of a larger one.

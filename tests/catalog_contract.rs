@@ -117,6 +117,86 @@ async fn a_catalogue_of_a_newer_program_is_refused() {
     assert!(error.hint().unwrap().contains("newer"));
 }
 
+/// What a program wrote that knew no tags is read by one that does.
+#[tokio::test]
+async fn a_catalogue_of_the_second_format_gets_what_the_third_adds() {
+    let (fresh, tabby, _) = Fresh::with_lab().await;
+    let flowers = dataset(&fresh.catalog, &tabby, "flowers").await;
+    fresh.catalog.close().await;
+    let file = fresh.dir.path().join("catalog.db");
+    for statement in [
+        "DROP TABLE tag",
+        "ALTER TABLE project DROP COLUMN active_datasets",
+        "DELETE FROM format WHERE version = 3",
+    ] {
+        assert!(written_by_python(&file, statement), "{statement}");
+    }
+    let catalog = Catalog::open(&file, "ada").await.unwrap();
+    assert_eq!(catalog.project(&tabby.name).await.unwrap(), tabby);
+    assert_eq!(catalog.tag(&flowers.id, 1, "first", false).await.unwrap(), None);
+    assert_eq!(catalog.tagged(&flowers.id, "first").await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_tag_belongs_to_one_version_and_goes_with_it() {
+    let (fresh, tabby, pug) = Fresh::with_lab().await;
+    let catalog = &fresh.catalog;
+    let flowers = dataset(catalog, &tabby, "flowers").await;
+    catalog.publish_version(&tabby, new(Kind::Dataset, "flowers"), root("b")).await.unwrap();
+    catalog.tag(&flowers.id, 1, "best", false).await.unwrap();
+    catalog.tag(&flowers.id, 1, "best", false).await.unwrap();
+    assert_eq!(kind(catalog.tag(&flowers.id, 2, "best", false).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(catalog.tag(&flowers.id, 9, "best", true).await), ErrorKind::NotFound);
+    assert_eq!(catalog.tag(&flowers.id, 2, "best", true).await.unwrap(), Some(1));
+    catalog.tag(&flowers.id, 1, "first", false).await.unwrap();
+    let tags = catalog.tags(&flowers.id).await.unwrap();
+    let tags: Vec<_> = tags.iter().map(|tag| (tag.name.as_str(), tag.version)).collect();
+    assert_eq!(tags, [("best", 2), ("first", 1)]);
+    let saved = checkpoint(catalog, &tabby).await;
+    assert_eq!(kind(catalog.tag(&saved.id, 1, "best", false).await), ErrorKind::InvalidInput);
+
+    // A consumer finds versions by the owner's tags, and changes none.
+    catalog.set_role("bob", Role::Developer, &project("lab/dogs/pug")).await.unwrap();
+    catalog.publish(&flowers, "dogs").await.unwrap();
+    let bob = catalog.as_user("bob");
+    bob.add(&pug, &flowers.reference()).await.unwrap();
+    assert_eq!(bob.tagged(&flowers.id, "best").await.unwrap(), Some(2));
+    assert_eq!(kind(bob.untag(&flowers.id, "best").await), ErrorKind::PermissionDenied);
+    catalog.unpublish(&flowers, "dogs").await.unwrap();
+
+    catalog.delete_version(&flowers.id, 1).await.unwrap();
+    assert_eq!(catalog.tagged(&flowers.id, "first").await.unwrap(), None);
+    assert_eq!(catalog.untag(&flowers.id, "best").await.unwrap(), 2);
+    assert_eq!(kind(catalog.untag(&flowers.id, "best").await), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn an_added_dataset_counts_among_the_active_ones() {
+    let (fresh, tabby, pug) = Fresh::with_lab().await;
+    let catalog = &fresh.catalog;
+    let flowers = dataset(catalog, &tabby, "flowers").await;
+    dataset(catalog, &pug, "bones").await;
+    catalog.publish(&flowers, "dogs").await.unwrap();
+    let limited = catalog.limit_active_datasets(&pug.name, Some(1)).await.unwrap();
+    assert_eq!(limited.active_datasets, Some(1));
+    let refused = catalog.add(&pug, &flowers.reference()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::StorageFull);
+    assert_eq!(refused.to_string(), "project pug may have 1 active dataset, and has bones");
+    catalog.activate(&pug, Kind::Dataset, "bones", false).await.unwrap();
+    catalog.add(&pug, &flowers.reference()).await.unwrap();
+    let again = catalog.activate(&pug, Kind::Dataset, "bones", true).await;
+    assert_eq!(kind(again), ErrorKind::StorageFull);
+    let new = catalog.publish_version(&pug, new(Kind::Dataset, "toys"), root("toys")).await;
+    assert_eq!(kind(new), ErrorKind::StorageFull);
+    // Other kinds have no limit, and the limit is for editors to set.
+    checkpoint(catalog, &pug).await;
+    catalog.set_role("bob", Role::Developer, &project("lab/dogs/pug")).await.unwrap();
+    let as_bob = catalog.as_user("bob").limit_active_datasets(&pug.name, None).await;
+    assert_eq!(kind(as_bob), ErrorKind::PermissionDenied);
+    let none = catalog.limit_active_datasets(&pug.name, None).await.unwrap();
+    assert_eq!(none.active_datasets, None);
+}
+
 /// Runs a statement with Python's sqlite3, so that it doesn't go through our own code.
 fn written_by_python(file: &std::path::Path, statement: &str) -> bool {
     let script =

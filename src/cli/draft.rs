@@ -58,6 +58,19 @@ impl Draft {
         self.dir.join(FILES)
     }
 
+    /// Makes sure that all files can be read: a command may have taken that from their owner, and
+    /// nothing of what it wrote may be left out.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn let_owner_read(&self) -> Result<()> {
+        if rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let files = self.files();
+        allow(&files, 0o500, 0o400).context(|| format!("{} can't be read", files.display()))
+    }
+
     /// The directory to mount it on.
     pub(super) fn mount_point(&self) -> &Path {
         &self.mount_point
@@ -116,21 +129,55 @@ fn remove(dir: &Path) -> Result<()> {
     }
     let removed = match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(dir).and_then(|()| fs::remove_dir_all(dir))
+            allow(dir, 0o700, 0).and_then(|()| fs::remove_dir_all(dir))
         }
         other => other,
     };
     removed.context(|| format!("{} can't be removed", dir.display()))
 }
 
-/// Gives their owner back what a command took from him: the right to empty directories.
-fn open_up(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+/// Gives the owner of a directory and of all below it these rights, where he lacks them.
+fn allow(dir: &Path, on_directories: u32, on_files: u32) -> io::Result<()> {
+    add_mode(dir, fs::symlink_metadata(dir)?.permissions().mode(), on_directories)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            allow(&entry.path(), on_directories, on_files)?;
+        } else if metadata.is_file() {
+            add_mode(&entry.path(), metadata.permissions().mode(), on_files)?;
         }
     }
     Ok(())
+}
+
+fn add_mode(path: &Path, mode: u32, more: u32) -> io::Result<()> {
+    if mode & more == more {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777 | more))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_gets_the_rights_that_he_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let set = |name: &str, mode| {
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        fs::create_dir_all(path("a/b")).unwrap();
+        fs::write(path("a/b/shut"), "").unwrap();
+        fs::write(path("a/open"), "").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path("a/link")).unwrap();
+        set("a/b/shut", 0o070);
+        set("a/open", 0o644);
+        set("a/b", 0o000);
+        allow(dir.path(), 0o500, 0o400).unwrap();
+        let mode = |name: &str| fs::metadata(path(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!([mode("a/b"), mode("a/b/shut"), mode("a/open")], [0o500, 0o470, 0o644]);
+    }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use super::{Mount, python};
+use crate::support::place::until;
 
 const MIB: usize = 1 << 20;
 
@@ -78,6 +79,48 @@ fn an_open_file_without_a_name_keeps_its_room() {
     assert_eq!((byte, df(&mount).1), ([1], 0));
     drop(open);
     fs::write(mount.path("other"), vec![2; 4 * MIB]).unwrap();
+}
+
+/// Four who write, cut, replace and remove the same few files, often without room for it.
+#[test]
+fn of_many_who_change_files_at_once_nothing_stays_counted() {
+    const LIMIT: usize = 256 << 10;
+    let mount = limited(LIMIT);
+    let name = |n: usize| mount.path(&format!("file-{}", n % 6));
+    std::thread::scope(|scope| {
+        for worker in 0..4_usize {
+            let name = &name;
+            scope.spawn(move || {
+                for round in 0..80_usize {
+                    let n = worker * 31 + round * 7;
+                    // It may fail: there is no room, or another has taken the file away.
+                    let _ = match round % 5 {
+                        0 | 1 => fs::write(name(n), vec![1; (n * 4099) % (96 << 10)]),
+                        2 => fs::rename(name(n), name(n + 1 + round % 4)),
+                        3 => fs::remove_file(name(n)),
+                        _ => File::options()
+                            .write(true)
+                            .open(name(n))
+                            .and_then(|file| file.set_len(((n * 2053) % (64 << 10)) as u64)),
+                    };
+                }
+            });
+        }
+    });
+    let used = || {
+        let sizes = fs::read_dir(mount.backing()).unwrap().map(|entry| entry.unwrap().metadata());
+        sizes.map(|metadata| metadata.unwrap().len()).sum::<u64>()
+    };
+    assert!(used() <= LIMIT as u64);
+    until("what is closed is given back", || {
+        // The room is told in blocks.
+        let counted = LIMIT as u64 - df(&mount).1;
+        counted >= used() && counted - used() < 8192
+    });
+    for n in 0..6 {
+        let _ = fs::remove_file(name(n));
+    }
+    until("all is free again", || df(&mount).1 == LIMIT as u64);
 }
 
 #[test]

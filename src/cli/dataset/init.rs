@@ -184,6 +184,7 @@ impl Init {
         packs: &Packs,
         writer: &Writer,
     ) -> Result<()> {
+        draft.let_owner_read()?;
         let capture = Capture::new().directory(TreePath::root(), draft.files());
         let captured = watch(capture, packs).await?;
         name_skipped(&captured);
