@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use atelier::fuse::mounts;
 use rustix::process::{Pid, Signal};
@@ -199,6 +200,36 @@ fn a_killed_init_is_cleared_away_by_the_next_command() {
         until("the command gets errors", || home.path("ended").exists());
         home.ok(next);
         nothing_is_made(&home);
+    }
+}
+
+/// At whatever point `atelier` is killed: before the command, in it, or while its files are taken in.
+/// `$ATELIER_TEST_KILLS` sets how often, 6 times if it isn't set.
+#[test]
+fn whenever_it_is_killed_the_dataset_is_whole_or_there_is_none() {
+    let kills = std::env::var("ATELIER_TEST_KILLS").map_or(6, |kills| kills.parse().unwrap());
+    let script = "cd \"$ATELIER_DATASET\" && for n in 1 2 3 4 5 6 7 8 9; do\n\
+                  head -c 100000 /dev/urandom > $n || exit 1\n\
+                  done";
+    let undisturbed = home(script);
+    let start = Instant::now();
+    assert_eq!(init(&undisturbed, "1MiB").code, 0);
+    let takes = start.elapsed();
+    for kill in 0..kills {
+        let home = home(script);
+        let words = ["dataset", "init", "photos", "--size", "1MiB", "--", "./fill.sh"];
+        let mut child = home.command(words).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(takes * kill / kills);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let listed = home.json(["dataset", "list"]);
+        if listed != serde_json::json!([]) {
+            assert_eq!((&listed[0]["files"], &listed[0]["bytes"]), (&9.into(), &900_000.into()));
+            home.ok(["dataset", "verify", "photos"]);
+        }
+        nothing_is_left(&home);
+        home.ok(["gc", "--grace", "0s"]);
+        home.ok(["store", "verify"]);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
 
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -68,6 +69,8 @@ pub(super) async fn run(mut command: Command, signals: &mut Signals) -> Result<E
             }
         }
     };
+    // What came before the command ended was its to answer.
+    while signals.next().now_or_never().is_some() {}
     let status = status.and_then(|status| status);
     status.map(Ended::Exited).context(|| "the command can't be waited for".to_owned())
 }
