@@ -110,7 +110,7 @@ impl Warm {
             _ => most,
         };
         let progress = Warming::default();
-        let warmed = watched(&progress, version.warm(&files, most, &progress)).await;
+        let warmed = watched(&progress, Box::pin(version.warm(&files, most, &progress))).await;
         workspace.close().await;
         let Warmed { place, complete } = warmed?;
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
