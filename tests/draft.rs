@@ -257,6 +257,27 @@ fn nothing_was_made_yet(home: &Home) {
 }
 
 #[test]
+fn what_nohup_ignores_is_ignored() {
+    let home = home(
+        "touch ready\n\
+         while [ ! -e go ]; do sleep 0.05; done\n\
+         echo x > $ATELIER_DATASET/file",
+    );
+    let atelier = env!("CARGO_BIN_EXE_atelier");
+    let ignoring = ["-c", "trap '' HUP; exec \"$@\"", "sh", atelier];
+    let words = ["dataset", "init", "photos", "--size", "1MiB", "--", "./fill.sh"];
+    let mut command = home.program("sh", ignoring.iter().chain(&words));
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    until("the command runs", || home.path("ready").exists());
+    rustix::process::kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    // It is on its way to the command now, if it is passed on.
+    home.ok(["dataset", "list"]);
+    fs::write(home.path("go"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(home.json(["dataset", "show", "photos"])["files"], 1);
+}
+
+#[test]
 fn a_process_that_the_command_left_can_not_change_the_dataset() {
     let home = home(
         "echo one > $ATELIER_DATASET/file\n\

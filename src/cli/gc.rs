@@ -66,7 +66,9 @@ impl Gc {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let workspace = Workspace::open(&context.config).await?;
-        draft::clear(&context.config);
+        if !self.dry_run {
+            draft::clear(&context.config);
+        }
         let Span(grace) = self.grace;
         let plan = Plan { grace, lease: context.config.lease, compact_below: self.compact_below };
         let (catalog, packs) = (&workspace.catalog, &workspace.packs);

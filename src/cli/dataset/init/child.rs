@@ -20,13 +20,20 @@ pub(super) enum Ended {
     NotRun(ExitCode),
 }
 
-/// The signals that are passed on to the command.
-pub(super) struct Signals([tokio::signal::unix::Signal; 4]);
+/// The signals that are passed on to the command, unless they were to be ignored from the start, as
+/// `nohup` has it: then the command ignores them, too.
+pub(super) struct Signals([Option<tokio::signal::unix::Signal>; 4]);
 
 impl Signals {
     /// Takes them from now on, instead of ending by them.
     pub(super) fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context(|| "signals can't be received".to_owned());
+        let ignored = ignored_signals();
+        let listen = |kind: SignalKind| {
+            if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+                return Ok(None);
+            }
+            signal(kind).map(Some).context(|| "signals can't be received".to_owned())
+        };
         Ok(Self([
             listen(SignalKind::interrupt())?,
             listen(SignalKind::quit())?,
@@ -39,12 +46,27 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Signal {
         let [interrupt, quit, terminate, hangup] = &mut self.0;
         tokio::select! {
-            _ = interrupt.recv() => Signal::INT,
-            _ = quit.recv() => Signal::QUIT,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
+            () = received(interrupt) => Signal::INT,
+            () = received(quit) => Signal::QUIT,
+            () = received(terminate) => Signal::TERM,
+            () = received(hangup) => Signal::HUP,
         }
     }
+}
+
+/// Waits for a signal, for ever if it is ignored.
+async fn received(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that this process ignores, a bit each: `SigIgn` in `proc_pid_status(5)`.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Runs a command to its end.
