@@ -288,7 +288,10 @@ impl Packs {
         match Footer::parse(&tail, size) {
             Ok(footer) => Ok(footer),
             // A damaged number says the same.
-            Err(Flaw::Later(_)) => self.whole(area, pack).await.map(|(footer, _)| footer),
+            Err(Flaw::Later(_)) => {
+                let whole = Box::pin(self.whole(area, pack)).await;
+                whole.map(|(footer, _)| footer)
+            }
             Err(flaw) => {
                 self.0.files.close(area, pack);
                 Err(flaw.error(&area.key(pack)))
@@ -331,7 +334,8 @@ impl Packs {
             return error;
         }
         let lost = match &self.1 {
-            Role::Reader(reader) => reader.has_lost(&id.to_string()).await,
+            // In a box: it happens rarely, and whoever reads waits for what holds this.
+            Role::Reader(reader) => Box::pin(reader.has_lost(&id.to_string())).await,
             _ => Ok(false),
         };
         match lost {

@@ -9,6 +9,9 @@ use crate::support::place::{Place, until};
 
 mod bucket;
 mod collected;
+mod damage;
+mod full;
+mod stopped;
 
 /// A home with a project, and a directory of flowers in it.
 fn home() -> Home {

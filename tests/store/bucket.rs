@@ -110,3 +110,64 @@ async fn a_store_that_can_not_be_reached_is_named() {
     assert!(refused.contains("no AWS credentials were found"), "{refused}");
     stranger.ok(["init"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_cut_short_in_a_bucket_is_named_and_mended() {
+    use atelier::object::{ObjectStore as _, PutMode};
+    let server = Seaweed::start().await;
+    let home = home_at(&server, "store");
+    home.ok(["dataset", "create", "flowers", "flowers"]);
+    fs::create_dir(home.path("other")).unwrap();
+    fs::write(home.path("other/note"), noise(2000)).unwrap();
+    home.ok(["dataset", "create", "other", "other"]);
+    let store = server.store("store").await;
+    let root = home.json(["dataset", "show", "flowers"])["root"].as_str().unwrap().to_owned();
+    for key in keys(&server, "store").await {
+        let is_flowers = store.head(&key).await.unwrap().size > 100_000 || key.ends_with(&root);
+        if key == "store.json" || key.starts_with("versions/") || !is_flowers {
+            continue;
+        }
+        let bytes = store.get(&key, 0..u64::MAX, None).await.unwrap();
+        for cut in [false, true] {
+            if cut {
+                let half = bytes.slice(..bytes.len() / 2);
+                store.put(&key, half, PutMode::Overwrite).await.unwrap();
+            } else {
+                store.delete(&key).await.unwrap();
+            }
+            let told =
+                home.run(["store", "verify"]).expect_failure_after("affected: dataset flowers@1");
+            assert!(told.contains(&format!("{key} is damaged")), "{told}");
+            assert!(!told.contains("dataset other"), "{told}");
+            home.ok(["dataset", "create", "flowers", "flowers"]);
+            home.ok(["store", "verify"]);
+        }
+    }
+}
+
+/// A server that went silent ends a check with an error, and damages nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_of_a_bucket_that_went_silent_ends() {
+    use atelier::catalog::Catalog;
+    use atelier::chunk::Packs;
+    use atelier::error::ErrorKind;
+    use atelier::snapshot::collect::{Plan, collect};
+    use atelier::snapshot::scrub::scrub;
+    use std::sync::Arc;
+    let server = Seaweed::start().await;
+    let home = home_at(&server, "store");
+    home.ok(["dataset", "create", "flowers", "flowers"]);
+    let catalog = Catalog::open(&home.atelier().join("catalog.db"), "ada").await.unwrap();
+    let packs = Packs::new(Arc::new(server.store("store").await)).of_catalogue();
+    server.freeze();
+    let hour = std::time::Duration::from_hours(1);
+    let checked = tokio::time::timeout(hour, Box::pin(scrub(&catalog, &packs, Arc::default())));
+    let error = checked.await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Io), "{error:?}");
+    let plan = Plan { grace: hour, lease: hour, compact_below: 50 };
+    let collected = tokio::time::timeout(hour, Box::pin(collect(&catalog, &packs, &plan)));
+    let error = collected.await.unwrap().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Io), "{error:?}");
+    server.thaw();
+    home.ok(["store", "verify"]);
+}
