@@ -9,8 +9,9 @@ use atelier::metrics::Metrics;
 use atelier::tree::Tree;
 use atelier::tree::local::LocalTree;
 use atelier::tree::memory::MemoryTree;
+use atelier::tree::quota::QuotaTree;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 mod applications;
 mod daemon;
@@ -80,10 +81,21 @@ impl Drop for Mount {
     }
 }
 
-/// Runs a test on a tree in memory and on a local directory, since both promise the same.
+/// Runs a test on a tree in memory, on a local directory and on one that is limited, since all
+/// promise the same.
 fn on_each_tree(test: impl Fn(&Mount)) {
     test(&Mount::new(|_| Arc::new(MemoryTree::new())));
     test(&Mount::new(|dir| Arc::new(LocalTree::open(dir).expect("a local tree"))));
+    test(&limited(1 << 40));
+}
+
+/// A local directory whose files may have so many bytes.
+fn limited(limit: u64) -> Mount {
+    Mount::new(|dir| {
+        let local = Arc::new(LocalTree::open(dir).expect("a local tree"));
+        let limited = Handle::current().block_on(QuotaTree::over(local, limit));
+        Arc::new(limited.expect("an empty directory can be listed"))
+    })
 }
 
 /// Runs a Python program with arguments; it must succeed.

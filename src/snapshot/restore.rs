@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -28,6 +28,9 @@ use crate::path::TreePath;
 
 /// How much of a file is read and written at a time, in bytes.
 const BLOCK: usize = 1 << 20;
+
+/// How many pieces of a file are read at the same time, for stores with latency.
+const AHEAD: usize = 4;
 
 /// Threads that write files; a store with latency keeps more of them waiting than the disk does.
 const WRITERS: usize = 8;
@@ -224,9 +227,9 @@ impl Restore {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
         });
         let (mut file, unfinished) = made.context(unwritten)?;
-        for offset in (0..entry.content.len()).step_by(BLOCK) {
-            let bytes = self.read(entry, offset)?;
-            file.write_all(&bytes).context(unwritten)?;
+        let mut blocks = self.blocks(entry);
+        while let Some(bytes) = self.runtime.block_on(blocks.next()) {
+            file.write_all(&bytes?).context(unwritten)?;
         }
         set_mode(&unfinished.0, entry.mode)
             .and_then(|()| set_mtime(&unfinished.0, entry.mtime))
@@ -244,22 +247,32 @@ impl Restore {
             return Ok(false);
         }
         let Ok(file) = File::open(to) else { return Ok(false) };
-        let mut present = Vec::with_capacity(BLOCK);
-        for offset in (0..entry.content.len()).step_by(BLOCK) {
+        let (mut present, mut blocks) = (Vec::with_capacity(BLOCK), self.blocks(entry));
+        while let Some(bytes) = self.runtime.block_on(blocks.next()) {
             present.clear();
             let read = (&file).take(BLOCK as u64).read_to_end(&mut present);
-            if read.is_err() || self.read(entry, offset)? != present {
+            if read.is_err() || bytes? != present {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn read(&self, entry: &Entry, offset: u64) -> Result<Bytes> {
-        let range = offset..offset + BLOCK as u64;
-        let bytes = self.runtime.block_on(self.version.read_content(&entry.content, range))?;
-        self.progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(bytes)
+    /// The bytes of a file in order, each piece of the same length but for the last.
+    fn blocks(&self, entry: &Entry) -> BoxStream<'static, Result<Bytes>> {
+        let (version, progress) = (self.version.clone(), self.progress.clone());
+        let content = Arc::new(entry.content.clone());
+        let offsets = (0..content.len()).step_by(BLOCK);
+        let read = move |offset| {
+            let (version, progress, content) = (version.clone(), progress.clone(), content.clone());
+            async move {
+                let range = offset..offset + BLOCK as u64;
+                let bytes = version.read_content(&content, range).await?;
+                progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok(bytes)
+            }
+        };
+        stream::iter(offsets).map(read).buffered(AHEAD).boxed()
     }
 
     /// Makes what will be `to` under a name that nobody asks for.

@@ -3,25 +3,13 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 
-use atelier::tree::local::LocalTree;
-use atelier::tree::quota::QuotaTree;
 use rustix::io::Errno;
-use tokio::runtime::Handle;
 
-use super::{Mount, python};
+use super::{Mount, limited, python};
 use crate::support::place::until;
 
 const MIB: usize = 1 << 20;
-
-fn limited(limit: usize) -> Mount {
-    Mount::new(|dir| {
-        let local = Arc::new(LocalTree::open(dir).unwrap());
-        let limited = QuotaTree::over(local, limit as u64);
-        Arc::new(Handle::current().block_on(limited).unwrap())
-    })
-}
 
 /// How much there is and how much is free, in bytes, as `df` has it.
 fn df(mount: &Mount) -> (u64, u64) {
@@ -35,7 +23,7 @@ fn is_full(error: &std::io::Error) -> bool {
 
 #[test]
 fn a_mount_holds_what_it_may_and_not_a_byte_more() {
-    let mount = limited(8 * MIB);
+    let mount = limited(8 << 20);
     assert_eq!(df(&mount), (8 << 20, 8 << 20));
     fs::write(mount.path("file"), vec![1; 8 * MIB]).unwrap();
     assert_eq!(df(&mount), (8 << 20, 0));
@@ -50,7 +38,7 @@ fn a_mount_holds_what_it_may_and_not_a_byte_more() {
 
 #[test]
 fn what_is_removed_makes_room_at_once() {
-    let mount = limited(4 * MIB);
+    let mount = limited(4 << 20);
     for round in 0..40_u8 {
         let (file, other) = (mount.path("file"), mount.path("other"));
         fs::write(&file, vec![round; 4 * MIB]).unwrap_or_else(|error| panic!("{round}: {error}"));
@@ -68,7 +56,7 @@ fn what_is_removed_makes_room_at_once() {
 
 #[test]
 fn an_open_file_without_a_name_keeps_its_room() {
-    let mount = limited(4 * MIB);
+    let mount = limited(4 << 20);
     let file = mount.path("file");
     fs::write(&file, vec![1; 4 * MIB]).unwrap();
     let open = File::open(&file).unwrap();
@@ -84,7 +72,7 @@ fn an_open_file_without_a_name_keeps_its_room() {
 /// Four who write, cut, replace and remove the same few files, often without room for it.
 #[test]
 fn of_many_who_change_files_at_once_nothing_stays_counted() {
-    const LIMIT: usize = 256 << 10;
+    const LIMIT: u64 = 256 << 10;
     let mount = limited(LIMIT);
     let name = |n: usize| mount.path(&format!("file-{}", n % 6));
     std::thread::scope(|scope| {
@@ -111,21 +99,21 @@ fn of_many_who_change_files_at_once_nothing_stays_counted() {
         let sizes = fs::read_dir(mount.backing()).unwrap().map(|entry| entry.unwrap().metadata());
         sizes.map(|metadata| metadata.unwrap().len()).sum::<u64>()
     };
-    assert!(used() <= LIMIT as u64);
+    assert!(used() <= LIMIT);
     until("what is closed is given back", || {
         // The room is told in blocks.
-        let counted = LIMIT as u64 - df(&mount).1;
+        let counted = LIMIT - df(&mount).1;
         counted >= used() && counted - used() < 8192
     });
     for n in 0..6 {
         let _ = fs::remove_file(name(n));
     }
-    until("all is free again", || df(&mount).1 == LIMIT as u64);
+    until("all is free again", || df(&mount).1 == LIMIT);
 }
 
 #[test]
 fn a_map_of_a_file_never_runs_out_of_room() {
-    let mount = limited(4 * MIB);
+    let mount = limited(4 << 20);
     python(
         "import mmap, os, sys\n\
          f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n\
