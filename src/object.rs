@@ -17,6 +17,7 @@ use crate::error::Result;
 
 pub mod local;
 pub mod memory;
+pub(crate) mod names;
 pub mod s3;
 
 /// A place that keeps objects: a local directory, an S3 bucket, memory.

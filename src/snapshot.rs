@@ -1,6 +1,6 @@
 //! Versions: a directory as a root hash.
 //!
-//! [`Capture`] turns directories into a version, [`Version`] reads it, [`restore()`] turns it into
+//! [`Capture`] turns directories, archives and buckets into a version, [`Version`] reads it, [`restore()`] turns it into
 //! a directory again; [`format`](mod@format) describes what is stored. A version never changes,
 //! and versions share what they have in common.
 
@@ -20,7 +20,7 @@ mod survey;
 pub mod verify;
 pub mod warm;
 
-pub use capture::{Capture, Captured, Progress, Skipped};
+pub use capture::{Archive, Capture, Captured, Progress, Skipped, Total};
 pub use format::{Content, Entry, Mtime, Totals};
 pub use read::{Named, Pages, Version};
 pub use restore::{Restored, restore};

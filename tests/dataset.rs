@@ -70,7 +70,7 @@ fn what_can_not_be_a_dataset_is_refused_in_a_line() {
     fs::create_dir(home.path("empty")).unwrap();
     for (name, source, why) in [
         ("flowers", "nowhere", "nowhere can't be read: No such file or directory"),
-        ("flowers", "flowers/index.csv", "isn't a directory"),
+        ("flowers", "flowers/index.csv", "is neither a directory nor an archive"),
         ("flowers", "empty", "empty has no files"),
         ("Flowers!", "flowers", "Flowers!"),
         ("fl", "flowers", "fl"),

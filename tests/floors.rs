@@ -33,7 +33,9 @@ const PLACES: &[(&str, &[&str])] = &[
     ("lru", &["cache.rs", "cache/", "tree/", "chunk.rs", "chunk/", "snapshot.rs", "snapshot/"]),
     ("blake3", &["chunk.rs", "chunk/"]),
     ("fastcdc", &["chunk.rs", "chunk/"]),
-    ("zstd", &["chunk.rs", "chunk/"]),
+    ("zstd", &["chunk.rs", "chunk/", "snapshot/capture/archive.rs"]),
+    ("flate2", &["snapshot/capture/archive.rs", "snapshot/capture/archive/"]),
+    ("tar", &["snapshot/capture/archive/"]),
 ];
 
 #[test]

@@ -20,6 +20,7 @@ mod disk_cache;
 mod draft;
 mod faults;
 mod floors;
+mod ingest;
 mod libraries;
 mod mount;
 mod namespace;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use atelier::chunk::Packs;
 use atelier::object::local::LocalStore;
@@ -17,6 +16,8 @@ use atelier::snapshot::{Capture, Captured, Content, Version};
 use futures_util::TryStreamExt;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
+
+use crate::support::directory::{noise, zoo};
 
 #[tokio::test]
 async fn every_file_reads_back_as_it_was() {
@@ -102,7 +103,7 @@ async fn what_can_not_be_kept_is_named() {
     let _socket = std::os::unix::net::UnixListener::bind(from.path().join("socket")).unwrap();
     let packs = Packs::new(Arc::new(MemoryStore::new()));
     let (captured, version) = capture(&packs, from.path(), None).await;
-    let skipped: Vec<_> = captured.skipped.iter().map(|skipped| skipped.path.to_string()).collect();
+    let skipped: Vec<_> = captured.skipped.iter().map(|skipped| skipped.path.clone()).collect();
     assert_eq!(skipped, ["fifo", "socket"]);
     assert_eq!(captured.totals.files, 1);
     assert_eq!(read(&version, "fine").await, b"fine");
@@ -235,38 +236,6 @@ fn files() -> impl Strategy<Value = (usize, u64)> {
     (len, 0_u64..3)
 }
 
-/// A directory with all that is hard to keep.
-fn zoo(root: &Path) {
-    let file = |name: &[u8], bytes: &[u8]| {
-        let path = root.join(OsStr::from_bytes(name));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, bytes).unwrap();
-        path
-    };
-    for len in [0, 1, 511, 512, 513, 4096, 524_287, 524_288, 524_289, 5 << 20] {
-        file(format!("sizes/{len}").as_bytes(), &noise(len, len as u64));
-        file(format!("text/{len}").as_bytes(), &b"0123456789,abcdef\n".repeat(len / 18 + 1)[..len]);
-    }
-    file(b"odd/\xff\xfe", b"not UTF-8");
-    file(b"odd/new\nline", b"two lines");
-    file(&[b"odd/".as_slice(), &[b'n'; 255]].concat(), b"long");
-    // `a-` sorts before what is below `a`, though its name sorts behind `a`.
-    for name in ["order/a/x", "order/a-/x", "order/a0", "order/a!/x", "order/a/b/c/d/e/f/g/h"] {
-        file(name.as_bytes(), name.as_bytes());
-    }
-    fs::create_dir_all(root.join("empty/er")).unwrap();
-    symlink("../sizes/512", root.join("odd/link")).unwrap();
-    symlink("/nowhere/at all", root.join("odd/dangling")).unwrap();
-    symlink("..", root.join("odd/up")).unwrap();
-    let script = file(b"run.sh", b"#!/bin/sh\n");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o4751)).unwrap();
-    let old = fs::File::options().write(true).open(&script).unwrap();
-    old.set_modified(SystemTime::UNIX_EPOCH - Duration::from_millis(86_400_500)).unwrap();
-    let sparse = fs::File::create(root.join("sparse")).unwrap();
-    sparse.set_len(20 << 20).unwrap();
-    fs::hard_link(root.join("sizes/4096"), root.join("hard-link")).unwrap();
-}
-
 async fn capture(packs: &Packs, from: &Path, previous: Option<Version>) -> (Captured, Version) {
     let mut capture = Capture::new().directory(TreePath::root(), from);
     if let Some(previous) = previous {
@@ -339,15 +308,4 @@ fn path(text: &str) -> TreePath {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
-}
-
-/// Bytes that look random and are the same each time.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state.to_be_bytes()[0]
-    };
-    (0..len).map(|_| next()).collect()
 }

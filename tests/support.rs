@@ -1,5 +1,6 @@
 //! What several integration tests need.
 
+pub(crate) mod directory;
 pub(crate) mod generated;
 pub(crate) mod home;
 pub(crate) mod moto;

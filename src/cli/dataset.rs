@@ -33,7 +33,7 @@ const NAMED: usize = 20;
 /// Keep directories as immutable, versioned datasets.
 #[derive(Debug, Subcommand)]
 pub enum Dataset {
-    /// Take a directory in as a dataset, or as the next version of one
+    /// Take a directory, an archive or a bucket in as a dataset, or as the next version of one
     Create(Create),
     /// Let a command fill a new dataset
     ///

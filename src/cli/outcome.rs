@@ -12,13 +12,15 @@ use crate::error::{Error, ErrorKind};
 /// The code a failed command exits with.
 ///
 /// 2 is a mistake in what was typed, as clap has it; 25, 51 and 128 are those of `sops` for a
-/// value that can't be decrypted, a wrong message authentication code and no key.
+/// value that can't be decrypted, a wrong message authentication code and no key; 130 is what a
+/// shell has for a program that was interrupted.
 pub fn exit_code(kind: ErrorKind) -> ExitCode {
     ExitCode::from(match kind {
         ErrorKind::InvalidInput => 2,
         ErrorKind::DecryptFailed => 25,
         ErrorKind::MacMismatch => 51,
         ErrorKind::NoIdentity => 128,
+        ErrorKind::Interrupted => 130,
         ErrorKind::NotFound
         | ErrorKind::PermissionDenied
         | ErrorKind::NotPermitted
@@ -43,7 +45,6 @@ pub fn exit_code(kind: ErrorKind) -> ExitCode {
         | ErrorKind::NoSuchAddress
         | ErrorKind::BadDescriptor
         | ErrorKind::TooManyOpenFiles
-        | ErrorKind::Interrupted
         | ErrorKind::WouldBlock
         | ErrorKind::Damaged
         | ErrorKind::Io => 1,

@@ -60,6 +60,21 @@ impl FromStr for StoreLocation {
     }
 }
 
+impl FromStr for BucketUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let url = text.strip_prefix("s3://").ok_or("it doesn't begin with s3://");
+        url.and_then(Self::parse).map_err(|what| {
+            Error::new(ErrorKind::InvalidInput, format!("`{text}` isn't a bucket: {what}"))
+                .with_hint(
+                    "write s3://bucket/prefix, with ?endpoint=URL&region=NAME behind it where it \
+                     isn't at AWS",
+                )
+        })
+    }
+}
+
 impl BucketUrl {
     fn parse(url: &str) -> Result<Self, &'static str> {
         let (place, query) = url.split_once('?').unwrap_or((url, ""));

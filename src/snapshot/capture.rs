@@ -1,16 +1,17 @@
-//! Turns directories into a version.
+//! Turns directories, archives and buckets into a version.
 //!
-//! One thread walks and decides, a few others read, hash and compress; what they found is taken
-//! in the order of the walk, so that packs hold files in path order and the same input gives the
-//! same version. Packs are durable before the pages that name them, those before the root. Who
-//! publishes the root does so last: a capture that dies leaves nothing but orphans.
+//! One thread finds out what there is, a few others read, hash and compress; what they read is
+//! stored in the order in which it was found, so that packs hold files in path order and the same
+//! input gives the same version. Packs are durable before the pages that name them, those before
+//! the root. Who publishes the root does so last: a capture that dies leaves nothing but orphans,
+//! which the next one finds by their hashes and uses.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread;
 use std::time::SystemTime;
 
@@ -18,28 +19,35 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use super::format::{Content, Entry, Mtime, Totals};
+use super::format::{Mtime, Totals};
 use super::read::Version;
 use crate::chunk::index::Index;
 use crate::chunk::{Id, Packs};
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::object::ObjectStore;
 use crate::path::TreePath;
 
+mod archive;
+mod assembly;
+mod feed;
 mod layout;
+mod objects;
 mod read;
+mod seen;
 mod store;
+mod unordered;
 mod walk;
 
-use layout::Layout;
-use read::{Job, Part};
-use store::{Finished, Frames, Pages};
-use walk::{Found, Walk, What};
+pub use archive::Archive;
+
+use assembly::{Assembly, Entries};
+use feed::{Feed, Stopped};
+use seen::{Memory, Previous};
+use store::{Frames, Pages};
+use unordered::Unordered;
 
 /// Files that are read ahead of the one that is stored; each holds up to 512 KiB, or a few chunks.
 const WINDOW: usize = 64;
-
-/// Chunks of a large file that may wait to be stored.
-const CHUNKS_AHEAD: usize = 16;
 
 /// Threads that read files.
 const READERS: usize = 4;
@@ -48,7 +56,10 @@ const READERS: usize = 4;
 #[derive(Default)]
 pub struct Capture {
     sources: Vec<(TreePath, Source)>,
+    unordered: Option<UnorderedSource>,
     previous: Option<Version>,
+    memory: Option<Memory>,
+    surveys: bool,
     progress: Arc<Progress>,
 }
 
@@ -57,18 +68,59 @@ enum Source {
     Bytes(Bytes),
 }
 
+/// What has its entries in any order.
+enum UnorderedSource {
+    Archive(Archive),
+    Objects(Arc<dyn ObjectStore>),
+}
+
 /// How far a capture is; read it while it runs.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Entries that are done.
     pub entries: AtomicU64,
-    /// Bytes that were read.
+    /// Bytes of files that were read.
     pub bytes: AtomicU64,
+    /// Bytes of files that are as they were, so that they weren't read.
+    pub unchanged: AtomicU64,
     /// Bytes that were found to be in the store already.
     pub reused: AtomicU64,
     /// Bytes that were stored, after compression.
     pub stored: AtomicU64,
+    /// Bytes that were read of an archive.
+    pub archive: AtomicU64,
+    /// What there is to do, once it is known.
+    pub total: OnceLock<Total>,
     cancelled: AtomicBool,
+}
+
+/// How much there is to take in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Entries; 0 where they can't be counted before they are read.
+    pub entries: u64,
+    /// Bytes of all files, or of the archive.
+    pub bytes: u64,
+}
+
+impl Progress {
+    /// How many of the bytes in [`total`](Self::total) are done.
+    pub fn done(&self) -> u64 {
+        match self.archive.load(Ordering::Relaxed) {
+            0 => self.bytes.load(Ordering::Relaxed) + self.unchanged.load(Ordering::Relaxed),
+            archive => archive,
+        }
+    }
+
+    /// Ends the capture soon, as `Interrupted`; what it has read by then stays in the store.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
 }
 
 /// A version that was made.
@@ -85,15 +137,17 @@ pub struct Captured {
     pub reused: u64,
     /// All objects that it needs, for who publishes it.
     pub needs: BTreeSet<Id>,
-    /// What is not in the version, or not as it was at one moment.
+    /// What is not in the version, or not as it was at one moment; the first 1000.
     pub skipped: Vec<Skipped>,
+    /// How many there are of these.
+    pub left_out: u64,
 }
 
 /// Something that was left out of a version, or may be torn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Where it is, below the top of the version.
-    pub path: TreePath,
+    /// Where it is, below the top of the version, as it can be shown.
+    pub path: String,
     /// Why.
     pub reason: String,
 }
@@ -118,10 +172,39 @@ impl Capture {
         self
     }
 
+    /// Takes in what is in an archive.
+    #[must_use]
+    pub fn archive(mut self, archive: Archive) -> Self {
+        self.unordered = Some(UnorderedSource::Archive(archive));
+        self
+    }
+
+    /// Takes in all objects of a store; their keys become paths as in a mount of it.
+    #[must_use]
+    pub fn objects(mut self, store: Arc<dyn ObjectStore>) -> Self {
+        self.unordered = Some(UnorderedSource::Objects(store));
+        self
+    }
+
     /// Builds on a previous version, whose pages are used again where nothing has changed.
     #[must_use]
     pub fn since(mut self, previous: Version) -> Self {
         self.previous = Some(previous);
+        self
+    }
+
+    /// Keeps in `dir` which files were read, and doesn't read them again when they are as they
+    /// were for the previous version.
+    #[must_use]
+    pub fn remember(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.memory = Some(Memory::new(dir.into()));
+        self
+    }
+
+    /// Finds out how much there is to do while it is done, for [`Progress::total`].
+    #[must_use]
+    pub fn survey(mut self) -> Self {
+        self.surveys = true;
         self
     }
 
@@ -136,8 +219,9 @@ impl Capture {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `PermissionDenied` when a directory to take in can't be
-    /// listed; `StorageFull` and others of the store. What can't be read below a directory is no
-    /// error but named in [`Captured::skipped`].
+    /// listed; `Damaged` when an archive is; `Interrupted` when it was cancelled; `StorageFull` and
+    /// others of the stores. What alone can't be read is no error but named in
+    /// [`Captured::skipped`].
     pub async fn run(self, packs: &Packs) -> Result<Captured> {
         for (_, source) in &self.sources {
             if let Source::Directory(from) = source {
@@ -154,29 +238,124 @@ impl Capture {
     }
 
     fn assemble(self, packs: &Packs, index: &Arc<RwLock<Index>>) -> Result<Captured> {
-        let Self { sources, previous, progress } = self;
-        let (mode, mtime) = top_of(&sources);
-        let walk = Walk::new(sources, Mtime::from(SystemTime::now()));
-        let (jobs, queue) = sync_channel(WINDOW);
-        let queue = Mutex::new(queue);
-        thread::scope(|scope| {
-            let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let Self { sources, unordered, previous, memory, surveys, progress } = self;
+        let top = top_of(&sources);
+        let runtime = Handle::current();
+        let before = previous.as_ref().map(Version::id);
+        let known = previous.clone().map(|previous| {
+            Previous::new(previous, memory.as_ref(), index.clone(), runtime.clone())
+        });
+        let mut assembly = Assembly {
+            frames: Frames::new(packs, index.clone(), progress.clone()),
+            pages: Pages::new(packs, previous.as_ref())?,
+            entries: match unordered {
+                None => Entries::Sorted(VecDeque::new()),
+                Some(UnorderedSource::Archive(_)) => Entries::Unordered(Unordered::new(false)),
+                Some(UnorderedSource::Objects(_)) => Entries::Unordered(Unordered::new(true)),
+            },
+            skipped: Vec::new(),
+            left_out: 0,
+            prints: Vec::new(),
+            previous,
+            progress: &progress,
+        };
+        let ended = AtomicBool::new(false);
+        let surveyed = surveys.then(|| survey(&sources, unordered.as_ref(), &runtime));
+        let readers = match &unordered {
+            Some(UnorderedSource::Objects(_)) => objects::READERS,
+            _ => thread::available_parallelism().map_or(1, usize::from).min(READERS),
+        };
+        let (progress, ended, known, runtime) = (&progress, &ended, known.as_ref(), &runtime);
+        let taken = thread::scope(|scope| {
+            let (jobs, queue) = sync_channel(WINDOW);
+            let (tickets, coming) = sync_channel(WINDOW);
+            let queue = Arc::new(Mutex::new(queue));
             for _ in 0..readers {
-                scope.spawn(|| read::work(&queue, index, &progress));
+                let queue = queue.clone();
+                scope.spawn(move || read::work(&queue, index, progress));
             }
-            let mut assembly = Assembly {
-                frames: Frames::new(packs, index.clone(), progress.clone()),
-                pages: Pages::new(packs, previous.as_ref())?,
-                window: VecDeque::new(),
-                waiting: VecDeque::new(),
-                skipped: Vec::new(),
-                previous,
-                progress: &progress,
-            };
-            // Dropping the sender, whatever happens, lets the readers end.
-            assembly.take_all(walk, jobs)?;
-            assembly.finish(mode, mtime)
-        })
+            drop(queue);
+            if let Some(survey) = surveyed {
+                scope.spawn(move || {
+                    let wanted = || !ended.load(Ordering::Relaxed) && !progress.is_cancelled();
+                    if let Some(total) = survey(&wanted) {
+                        // Nobody else tells it.
+                        let _ = progress.total.set(total);
+                    }
+                });
+            }
+            let feeding = scope.spawn(move || {
+                let feed = Feed::new(jobs, tickets);
+                walk::take(sources, known, progress, &feed)?;
+                match unordered {
+                    None => Ok(()),
+                    Some(UnorderedSource::Archive(archive)) => archive.take(&feed, index, progress),
+                    Some(UnorderedSource::Objects(store)) => {
+                        objects::take(&store, known, progress, &feed, runtime)
+                    }
+                }
+            });
+            let taken = assembly.take_all(&coming);
+            // Whoever feeds still is told that nothing more is wanted.
+            drop(coming);
+            let fed = feeding.join();
+            ended.store(true, Ordering::Relaxed);
+            match fed {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(_) if progress.is_cancelled() => {
+                    Err(Error::new(ErrorKind::Interrupted, "taking in was interrupted"))
+                }
+                Ok(Err(Stopped::Failed(error))) => Err(error),
+                Ok(_) => taken,
+            }
+        });
+        if let Err(error) = taken {
+            if error.kind() == ErrorKind::Interrupted {
+                assembly.keep()?;
+            }
+            return Err(error);
+        }
+        let (captured, prints) = assembly.finish(top)?;
+        if let Some(memory) = memory {
+            memory.keep(captured.root, before, &prints);
+        }
+        Ok(captured)
+    }
+}
+
+/// Finds out how much there is to do; `None` when nobody wants to know any more.
+type Survey = Box<dyn FnOnce(&dyn Fn() -> bool) -> Option<Total> + Send>;
+
+fn survey(
+    sources: &[(TreePath, Source)],
+    unordered: Option<&UnorderedSource>,
+    runtime: &Handle,
+) -> Survey {
+    match unordered {
+        Some(UnorderedSource::Archive(archive)) => {
+            let bytes = archive.len();
+            Box::new(move |_| bytes.map(|bytes| Total { entries: 0, bytes }))
+        }
+        Some(UnorderedSource::Objects(store)) => {
+            let (store, runtime) = (store.clone(), runtime.clone());
+            Box::new(move |wanted| objects::survey(&store, &runtime, wanted))
+        }
+        None => {
+            let directories: Vec<_> = sources
+                .iter()
+                .filter_map(|(_, source)| match source {
+                    Source::Directory(directory) => Some(directory.clone()),
+                    Source::Bytes(_) => None,
+                })
+                .collect();
+            Box::new(move |wanted| {
+                directories.iter().try_fold(Total::default(), |total, directory| {
+                    let more = walk::survey(directory, wanted)?;
+                    let (entries, bytes) = (total.entries + more.entries, total.bytes + more.bytes);
+                    Some(Total { entries, bytes })
+                })
+            })
+        }
     }
 }
 
@@ -187,186 +366,6 @@ impl Drop for Cancel {
     fn drop(&mut self) {
         self.0.cancelled.store(true, Ordering::Relaxed);
     }
-}
-
-/// A capture at work.
-struct Assembly<'a> {
-    frames: Frames,
-    pages: Pages,
-    /// What was found and isn't stored yet, in order.
-    window: VecDeque<Ticket>,
-    /// Entries whose packs aren't durable yet, in order.
-    waiting: VecDeque<(Bytes, Bytes, Entry<u32>)>,
-    skipped: Vec<Skipped>,
-    previous: Option<Version>,
-    progress: &'a Progress,
-}
-
-struct Ticket {
-    directory: Bytes,
-    name: Bytes,
-    coming: Coming,
-}
-
-enum Coming {
-    Entry(Entry<u32>),
-    File(Receiver<Part>),
-    Skipped(String),
-}
-
-impl Assembly<'_> {
-    fn take_all(&mut self, walk: Walk, jobs: SyncSender<Job>) -> Result<()> {
-        for found in walk {
-            if self.progress.cancelled.load(Ordering::Relaxed) {
-                return Err(ErrorKind::Interrupted.into());
-            }
-            self.window.push_back(ticket(found, &jobs)?);
-            if self.window.len() >= WINDOW {
-                self.store_next()?;
-            }
-        }
-        drop(jobs);
-        while !self.window.is_empty() {
-            self.store_next()?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, mode: u32, mtime: Mtime) -> Result<Captured> {
-        let stored_data = self.frames.finish()?;
-        self.release()?;
-        let Finished { root, totals, stored, needs } = self.pages.finish(mode, mtime)?;
-        let reused = self.progress.reused.load(Ordering::Relaxed);
-        let stored = stored_data + stored;
-        Ok(Captured { root, totals, stored, reused, needs, skipped: self.skipped })
-    }
-
-    /// Stores what is next in order.
-    fn store_next(&mut self) -> Result<()> {
-        let Some(Ticket { directory, name, coming }) = self.window.pop_front() else {
-            return Ok(());
-        };
-        let entry = match coming {
-            Coming::Entry(entry) => Some(entry),
-            Coming::File(parts) => self.receive(&directory, &name, &parts)?,
-            Coming::Skipped(reason) => {
-                self.skip(&directory, &name, reason)?;
-                None
-            }
-        };
-        if let Some(entry) = entry {
-            self.waiting.push_back((directory, name, entry));
-        }
-        self.progress.entries.fetch_add(1, Ordering::Relaxed);
-        self.release()
-    }
-
-    /// Stores the parts of a file as they come.
-    fn receive(
-        &mut self,
-        directory: &Bytes,
-        name: &Bytes,
-        parts: &Receiver<Part>,
-    ) -> Result<Option<Entry<u32>>> {
-        let (mut content, mut layout) = (None, None);
-        loop {
-            match parts.recv() {
-                Ok(Part::Inline(bytes)) => content = Some(Content::Inline(bytes)),
-                Ok(Part::Whole(piece)) => content = Some(self.whole(piece)?),
-                Ok(Part::Chunk(piece)) => match &mut layout {
-                    Some(layout) => layout,
-                    None => layout.insert(self.layout(directory, name)),
-                }
-                .push(piece, &mut self.frames)?,
-                Ok(Part::Again) => (content, layout) = (None, None),
-                Ok(Part::Done { mode, mtime, settled }) => {
-                    if !settled {
-                        let reason = "it kept changing while it was read".to_owned();
-                        self.skip(directory, name, reason)?;
-                    }
-                    let content = match (content, layout) {
-                        (Some(content), _) => content,
-                        (None, Some(layout)) => layout.finish(&mut self.frames)?,
-                        (None, None) => Content::Inline(Bytes::new()),
-                    };
-                    return Ok(Some(Entry { mode, mtime, content }));
-                }
-                Ok(Part::Failed(error)) => {
-                    self.skip(directory, name, error.to_string())?;
-                    return Ok(None);
-                }
-                Err(_) => return Err(Error::new(ErrorKind::Io, "a thread that reads files ended")),
-            }
-        }
-    }
-
-    fn layout(&self, directory: &Bytes, name: &Bytes) -> Layout {
-        let previous = self.previous.as_ref().and_then(|previous| {
-            let path =
-                TreePath::parse(directory).and_then(|directory| directory.join(name)).ok()?;
-            // One that is damaged or gone is of no use, and no reason to stop.
-            Handle::current().block_on(previous.entry(&path)).ok()
-        });
-        Layout::new(previous.map(|entry| entry.content), &self.frames)
-    }
-
-    fn whole(&mut self, piece: read::Piece) -> Result<Content<u32>> {
-        let (id, len) = (piece.id, piece.plain.len() as u64);
-        let slot = match self.frames.find(&id) {
-            Some(slot) => {
-                self.frames.count_reused(len);
-                slot
-            }
-            None => self.frames.add(&piece.into_frame())?,
-        };
-        let place = self.frames.place(slot);
-        let place = place.ok_or_else(|| Error::new(ErrorKind::Io, "a frame was lost"))?;
-        Ok(Content::Frame { pack: slot.pack, place, id })
-    }
-
-    fn skip(&mut self, directory: &Bytes, name: &Bytes, reason: String) -> Result<()> {
-        let mut path = TreePath::parse(directory)?;
-        if !name.is_empty() {
-            path = path.join(name)?;
-        }
-        self.skipped.push(Skipped { path, reason });
-        Ok(())
-    }
-
-    /// Puts entries into pages as far as their packs are durable.
-    fn release(&mut self) -> Result<()> {
-        while let Some((_, _, entry)) = self.waiting.front() {
-            if !entry.content.packs().iter().all(|pack| self.frames.pack(**pack).is_some()) {
-                break;
-            }
-            let Some((directory, name, entry)) = self.waiting.pop_front() else { break };
-            let Entry { mode, mtime, content } = entry;
-            let Some(content) = content.rename_packs(|pack| self.frames.pack(pack)) else { break };
-            let entry = Entry { mode, mtime, content };
-            self.pages.push(&directory, &name, entry, &self.frames)?;
-        }
-        Ok(())
-    }
-}
-
-fn ticket(found: Found, jobs: &SyncSender<Job>) -> Result<Ticket> {
-    let Found { directory, name, what } = found;
-    let coming = match what {
-        What::Directory { mode, mtime } => {
-            Coming::Entry(Entry { mode, mtime, content: Content::Directory })
-        }
-        What::Symlink { mode, mtime, target } => {
-            Coming::Entry(Entry { mode, mtime, content: Content::Symlink(target) })
-        }
-        What::Skipped(reason) => Coming::Skipped(reason),
-        What::File(input) => {
-            let (parts, coming) = sync_channel(CHUNKS_AHEAD);
-            let sent = jobs.send(Job { input, parts });
-            sent.map_err(|_| Error::new(ErrorKind::Io, "the threads that read files ended"))?;
-            Coming::File(coming)
-        }
-    };
-    Ok(Ticket { directory, name, coming })
 }
 
 /// Mode and mtime of the top of a version: those of the directory that was taken in there.

@@ -11,7 +11,6 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use self::file::{BucketFile, Pinned};
 use self::known::{Fresh, Known, Node};
 use self::lookup::Lookups;
-use self::names::Place;
 use self::siblings::Siblings;
 use self::versions::{Located, Versions};
 use self::walk::Walk;
@@ -19,6 +18,7 @@ use self::walks::Walks;
 use super::{Attr, ContentVersion, Entry, File, OpenMode, Tree, read_only};
 use crate::cache::{BlockCache, ObjectVersion, Source};
 use crate::error::{Error, ErrorKind, Result};
+use crate::object::names::Place;
 use crate::object::{Depth, ObjectStore};
 use crate::path::TreePath;
 
@@ -29,7 +29,6 @@ mod flights;
 mod known;
 mod listing;
 mod lookup;
-mod names;
 mod plan;
 mod scan;
 mod siblings;
@@ -43,7 +42,7 @@ const ETAG: &[u8] = b"user.atelier.etag";
 /// The objects of a store as a tree that can be read.
 ///
 /// Directories are what keys have in common up to a slash, and markers: empty objects whose key
-/// ends in one. How keys become names is told in `bucket/names.rs`. An open file is one version of
+/// ends in one. How keys become names is told in `object/names.rs`. An open file is one version of
 /// its object for as long as it is open; when that version is gone, reading it is `StaleHandle`.
 pub struct BucketTree {
     shared: Arc<Shared>,

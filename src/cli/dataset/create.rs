@@ -1,12 +1,11 @@
-//! `atelier dataset create`: a directory becomes a version of a dataset.
+//! `atelier dataset create`: a directory, an archive or a bucket becomes a version of a dataset.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar};
+use indicatif::HumanBytes;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, Described, NAMED, require_developer};
 use crate::catalog::{
@@ -15,24 +14,35 @@ use crate::catalog::{
 use crate::chunk::Packs;
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::path::TreePath;
 use crate::snapshot::{self, Capture, Captured, Progress};
 use crate::workspace::Workspace;
+
+mod bar;
+mod source;
+
+use bar::Bar;
+use source::Source;
+
+/// How often the progress bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What is taken in.
 #[derive(Debug, clap::Args)]
 pub struct Create {
     /// The dataset's name
     name: String,
-    /// The directory
-    #[arg(value_name = "DIR")]
-    source: PathBuf,
+    /// A directory; a tar (.gz and .zst too) or zip archive; `-` for a tar on standard input;
+    /// `s3://BUCKET/PREFIX`; or `s3/CONNECTION[/PREFIX]` for one of the project's connections
+    source: String,
     /// What it is
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
     /// Fail if there is anything that can't be read or kept
     #[arg(long)]
     strict: bool,
+    /// Read every file, also those that seem to be as they were for the previous version
+    #[arg(long)]
+    rescan: bool,
 }
 
 impl Create {
@@ -45,18 +55,12 @@ impl Create {
         // What can be refused is refused before hours are spent.
         name::check_resource(Kind::Dataset, &self.name)?;
         require_developer(&workspace.catalog, project).await?;
-        let source = self.source.display();
-        let metadata = fs::metadata(&self.source).context(|| format!("{source} can't be read"))?;
-        if !metadata.is_dir() {
-            let message = format!("{source} isn't a directory");
-            return Err(Error::new(ErrorKind::NotADirectory, message)
-                .with_hint("a dataset is made of a directory"));
-        }
+        let source = Source::open(&self.source, context, workspace, project).await?;
         if previous(workspace, project, &self.name).await?.is_none() {
             workspace.catalog.check_active_datasets(project).await?;
         }
         let (packs, writer) = workspace.begin_writing().await?;
-        let made = self.make(context, workspace, project, &packs, &writer).await;
+        let made = self.make(source, context, workspace, project, (&packs, &writer)).await;
         if let Err(error) = writer.end().await {
             tracing::warn!("the lease on the content store isn't given back: {error:?}");
         }
@@ -65,14 +69,25 @@ impl Create {
 
     async fn make(
         &self,
+        source: Source,
         context: &Context,
         workspace: &Workspace,
         project: &Project,
-        packs: &Packs,
-        writer: &Writer,
+        (packs, writer): (&Packs, &Writer),
     ) -> Result<()> {
         let previous = previous(workspace, project, &self.name).await?;
-        let captured = self.capture(packs, previous.as_ref()).await?;
+        let mut capture = source.into_capture();
+        if !self.rescan {
+            capture = capture.remember(context.config.cache.join("taken-in"));
+        }
+        if let Some((_, version)) = &previous {
+            // One that is damaged is no help, but no reason to refuse its repair either.
+            match snapshot::Version::open(packs.clone(), version.root.parse()?).await {
+                Ok(version) => capture = capture.since(version),
+                Err(error) => tracing::warn!("the previous version isn't used: {error:?}"),
+            }
+        }
+        let captured = self.capture(capture, packs).await?;
         self.report(&captured)?;
         if let Some((resource, version)) = previous
             && version.root == captured.root.to_string()
@@ -88,27 +103,40 @@ impl Create {
         publish(context, workspace, project, writer, new, &captured).await
     }
 
-    async fn capture(
-        &self,
-        packs: &Packs,
-        previous: Option<&(Resource, Version)>,
-    ) -> Result<Captured> {
-        let mut capture = Capture::new().directory(TreePath::root(), &self.source);
-        if let Some((_, version)) = previous {
-            // One that is damaged is no help, but no reason to refuse its repair either.
-            match snapshot::Version::open(packs.clone(), version.root.parse()?).await {
-                Ok(version) => capture = capture.since(version),
-                Err(error) => tracing::warn!("the previous version isn't used: {error:?}"),
+    /// Runs the capture. When the user interrupts, what was read by then is stored first, so that it
+    /// needn't be again; when he does so twice, it isn't.
+    async fn capture(&self, capture: Capture, packs: &Packs) -> Result<Captured> {
+        let mut interrupt =
+            signal(SignalKind::interrupt()).context(|| "signals can't be received".to_owned())?;
+        let progress = Arc::new(Progress::default());
+        let mut run = std::pin::pin!(show(capture, packs, &progress));
+        let mut interrupted = false;
+        let captured = loop {
+            tokio::select! {
+                captured = &mut run => break captured,
+                _ = interrupt.recv() => {
+                    if std::mem::replace(&mut interrupted, true) {
+                        std::process::exit(130);
+                    }
+                    progress.cancel();
+                }
             }
-        }
-        watch(capture, packs).await
+        };
+        captured.map_err(|error| match error.kind() {
+            ErrorKind::Interrupted if interrupted => {
+                let stored = HumanBytes(progress.stored.load(Ordering::Relaxed));
+                let message = format!("{} wasn't made: it was interrupted", self.name);
+                Error::new(ErrorKind::Interrupted, message)
+                    .with_hint(format!("run it again to go on: {stored} needn't be stored again"))
+            }
+            _ => error,
+        })
     }
 
     /// Says what was left out, and refuses it where that was asked for.
     fn report(&self, captured: &Captured) -> Result<()> {
-        let left_out = captured.skipped.len();
+        let (left_out, source) = (captured.left_out, &self.source);
         name_skipped(captured);
-        let source = self.source.display();
         if self.strict && left_out > 0 {
             let message = format!("{left_out} of the entries of {source} can't be taken in");
             return Err(Error::new(ErrorKind::InvalidInput, message)
@@ -143,21 +171,21 @@ impl Create {
 
 /// Makes a version and shows how far it is.
 pub(super) async fn watch(capture: Capture, packs: &Packs) -> Result<Captured> {
-    let progress = Arc::new(Progress::default());
-    let capture = capture.progress(progress.clone());
-    let bar = ProgressBar::new_spinner();
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    let mut run = std::pin::pin!(capture.run(packs));
+    show(capture, packs, &Arc::default()).await
+}
+
+async fn show(capture: Capture, packs: &Packs, progress: &Arc<Progress>) -> Result<Captured> {
+    let bar = Bar::new();
+    let capture = if bar.is_seen() { capture.survey() } else { capture };
+    let mut tick = tokio::time::interval(TICK);
+    let mut run = std::pin::pin!(capture.progress(progress.clone()).run(packs));
     let captured = loop {
         tokio::select! {
             captured = &mut run => break captured,
-            _ = tick.tick() => {
-                bar.set_message(line(&progress));
-                bar.tick();
-            }
+            _ = tick.tick() => bar.show(progress),
         }
     };
-    bar.finish_and_clear();
+    bar.clear();
     captured
 }
 
@@ -166,8 +194,8 @@ pub(super) fn name_skipped(captured: &Captured) {
     for skipped in captured.skipped.iter().take(NAMED) {
         table::say(format!("{}: {}", skipped.path, skipped.reason));
     }
-    if let Some(more) = captured.skipped.len().checked_sub(NAMED + 1) {
-        table::say(format!("and {} more", more + 1));
+    if let Some(more @ 1..) = captured.left_out.checked_sub(NAMED as u64) {
+        table::say(format!("and {more} more"));
     }
 }
 
@@ -213,16 +241,4 @@ pub(super) async fn previous(
     let Some(own) = own else { return Ok(None) };
     let newest = workspace.catalog.versions(&own.resource.id).await?.pop();
     Ok(newest.map(|newest| (own.resource, newest)))
-}
-
-fn line(progress: &Progress) -> String {
-    let bytes =
-        |counter: &std::sync::atomic::AtomicU64| HumanBytes(counter.load(Ordering::Relaxed));
-    format!(
-        "{} entries, {} read, {} known, {} stored",
-        progress.entries.load(Ordering::Relaxed),
-        bytes(&progress.bytes),
-        bytes(&progress.reused),
-        bytes(&progress.stored),
-    )
 }

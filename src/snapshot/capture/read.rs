@@ -3,18 +3,24 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use super::Progress;
-use super::walk::{Input, mtime_of};
+use super::archive::Zipped;
+use super::feed::At;
+use super::objects::Object;
+use super::seen::{self, Print};
+use super::walk::mtime_of;
 use crate::chunk::index::Index;
 use crate::chunk::split::{Chunks, WHOLE};
 use crate::chunk::{Frame, Id};
+use crate::error::Error;
 use crate::snapshot::format::{INLINE, Mtime};
 
 /// How often a file is read that changes while it is read.
@@ -22,11 +28,24 @@ const ATTEMPTS: usize = 3;
 
 /// A file to read, and where to send it.
 pub(super) struct Job {
+    pub(super) at: At,
     pub(super) input: Input,
     pub(super) parts: SyncSender<Part>,
 }
 
-/// What a file consists of, in order; `Done` or `Failed` is the last part.
+/// Where the bytes of a file come from.
+pub(super) enum Input {
+    /// A file of this machine.
+    File(PathBuf),
+    /// Bytes at hand.
+    Bytes { bytes: Bytes, mode: u32, mtime: Mtime },
+    /// A file in a zip archive.
+    Zipped(Box<Zipped>),
+    /// An object in a bucket.
+    Object(Object),
+}
+
+/// What a file consists of, in order; one of the last three is the last part.
 pub(super) enum Part {
     /// All bytes of a small file.
     Inline(Bytes),
@@ -37,9 +56,28 @@ pub(super) enum Part {
     /// Forget the parts so far: the file has changed.
     Again,
     /// The file ends.
-    Done { mode: u32, mtime: Mtime, settled: bool },
-    /// The file can't be read.
-    Failed(io::Error),
+    Done(Done),
+    /// The file can't be read, for this reason.
+    Failed(String),
+    /// Nothing more can be read.
+    Broken(Error),
+}
+
+/// What is known of a file at its end.
+pub(super) struct Done {
+    pub(super) mode: u32,
+    pub(super) mtime: Mtime,
+    /// Whether it stayed as it was while it was read.
+    pub(super) settled: bool,
+    /// What it is known by, if a change would show.
+    pub(super) print: Option<Print>,
+}
+
+impl Done {
+    /// A file that can't have changed and isn't known again.
+    pub(super) fn settled(mode: u32, mtime: Mtime) -> Self {
+        Self { mode, mtime, settled: true, print: None }
+    }
 }
 
 /// Bytes with their hash.
@@ -64,38 +102,44 @@ impl Piece {
 }
 
 /// Nobody waits for the file any more.
-struct Unwanted;
+pub(super) struct Unwanted;
 
 /// Reads files until there are no more.
 pub(super) fn work(jobs: &Mutex<Receiver<Job>>, index: &RwLock<Index>, progress: &Arc<Progress>) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        let mut reading = Reading { parts: &job.parts, index, progress };
+        let Ok(Job { at, input, parts }) = job else { return };
+        let reading = Reading { parts: &parts, index, progress };
         // If nobody wants the file, nobody wants to know that either.
-        let _ = match job.input {
-            Input::File(path) => reading.read_file(&path),
-            Input::Bytes { bytes, mtime } => reading.read_bytes(&bytes, mtime),
+        let _ = match input {
+            Input::File(path) => reading.read_file(&at, &path),
+            Input::Bytes { bytes, mode, mtime } => reading.read_bytes(&bytes, mode, mtime),
+            Input::Zipped(zipped) => zipped.read(&reading),
+            Input::Object(object) => object.read(&at, &reading),
         };
     }
 }
 
-struct Reading<'a> {
-    parts: &'a SyncSender<Part>,
-    index: &'a RwLock<Index>,
-    progress: &'a Progress,
+/// Reads one file.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    pub(super) parts: &'a SyncSender<Part>,
+    pub(super) index: &'a RwLock<Index>,
+    pub(super) progress: &'a Progress,
 }
 
 impl Reading<'_> {
-    fn read_file(&mut self, path: &Path) -> Result<(), Unwanted> {
+    fn read_file(&self, at: &At, path: &Path) -> Result<(), Unwanted> {
         for attempt in 1..=ATTEMPTS {
-            let read = self.read_once(path);
-            match read {
-                Err(ReadError::Io(error)) => return self.send(Part::Failed(error)),
+            let began = SystemTime::now();
+            match self.read_once(path) {
+                Err(ReadError::Io(error)) => return self.send(Part::Failed(error.to_string())),
                 Err(ReadError::Unwanted) => return Err(Unwanted),
                 Ok((before, settled)) if settled || attempt == ATTEMPTS => {
                     let (mode, mtime) = (before.mode() & 0o7777, mtime_of(&before));
-                    return self.send(Part::Done { mode, mtime, settled });
+                    let known = settled && seen::would_show(&before, began);
+                    let print = known.then(|| Print::of_file(at, &before));
+                    return self.send(Part::Done(Done { mode, mtime, settled, print }));
                 }
                 Ok(_) => self.send(Part::Again)?,
             }
@@ -103,16 +147,16 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn read_bytes(&mut self, bytes: &[u8], mtime: Mtime) -> Result<(), Unwanted> {
+    fn read_bytes(&self, bytes: &[u8], mode: u32, mtime: Mtime) -> Result<(), Unwanted> {
         match self.send_parts(bytes, bytes.len() as u64) {
             Err(ReadError::Unwanted) => Err(Unwanted),
-            Err(ReadError::Io(error)) => self.send(Part::Failed(error)),
-            Ok(_) => self.send(Part::Done { mode: 0o644, mtime, settled: true }),
+            Err(ReadError::Io(error)) => self.send(Part::Failed(error.to_string())),
+            Ok(_) => self.send(Part::Done(Done::settled(mode, mtime))),
         }
     }
 
     /// Sends the file's bytes; returns what it was before, and whether it still is.
-    fn read_once(&mut self, path: &Path) -> Result<(Metadata, bool), ReadError> {
+    fn read_once(&self, path: &Path) -> Result<(Metadata, bool), ReadError> {
         let file = open(path)?;
         let before = file.metadata()?;
         let read = self.send_parts(&file, before.len())?;
@@ -127,17 +171,16 @@ impl Reading<'_> {
     }
 
     /// Sends all bytes of `source`, of which there are probably `likely_len`; returns how many.
-    fn send_parts(&mut self, mut source: impl Read, likely_len: u64) -> Result<u64, ReadError> {
+    pub(super) fn send_parts(
+        &self,
+        mut source: impl Read,
+        likely_len: u64,
+    ) -> Result<u64, ReadError> {
         let capacity = usize::try_from(likely_len).unwrap_or(WHOLE).min(WHOLE) + 1;
         let mut head = Vec::with_capacity(capacity);
         source.by_ref().take(WHOLE as u64 + 1).read_to_end(&mut head)?;
         if head.len() <= WHOLE {
-            let bytes = Bytes::from(head);
-            let len = bytes.len() as u64;
-            self.count(bytes.len());
-            let inline = bytes.len() <= INLINE;
-            self.send(if inline { Part::Inline(bytes) } else { Part::Whole(self.piece(bytes)) })?;
-            return Ok(len);
+            return Ok(self.send_whole(head.into())?);
         }
         let mut len = 0;
         for chunk in Chunks::new(io::Cursor::new(head).chain(source)) {
@@ -149,6 +192,15 @@ impl Reading<'_> {
         Ok(len)
     }
 
+    /// Sends all bytes of a file that isn't large; returns how many.
+    pub(super) fn send_whole(&self, bytes: Bytes) -> Result<u64, Unwanted> {
+        let len = bytes.len();
+        self.count(len);
+        let inline = len <= INLINE;
+        self.send(if inline { Part::Inline(bytes) } else { Part::Whole(self.piece(bytes)) })?;
+        Ok(len as u64)
+    }
+
     fn piece(&self, plain: Bytes) -> Piece {
         Piece::new(plain, self.index)
     }
@@ -157,12 +209,12 @@ impl Reading<'_> {
         self.progress.bytes.fetch_add(len as u64, Ordering::Relaxed);
     }
 
-    fn send(&self, part: Part) -> Result<(), Unwanted> {
+    pub(super) fn send(&self, part: Part) -> Result<(), Unwanted> {
         self.parts.send(part).map_err(|_| Unwanted)
     }
 }
 
-enum ReadError {
+pub(super) enum ReadError {
     Io(io::Error),
     Unwanted,
 }

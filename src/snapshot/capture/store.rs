@@ -11,12 +11,15 @@ use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
 
 use super::Progress;
+use super::read::Piece;
 use crate::chunk::index::{Index, Slot};
 use crate::chunk::pack::TARGET_LEN;
 use crate::chunk::write::PackWriter;
 use crate::chunk::{Area, Frame, Id, Packs, Place};
-use crate::error::Result;
-use crate::snapshot::format::{EncodedPage, Entry, Mtime, PageBuilder, PageRef, Root, Totals};
+use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::format::{
+    Content, EncodedPage, Entry, Mtime, PageBuilder, PageRef, Root, Totals,
+};
 use crate::snapshot::read::{Named, Version};
 use crate::snapshot::seal;
 
@@ -47,7 +50,7 @@ impl Frames {
         self.with_index(|index| index.holds(slot, id))
     }
 
-    pub(super) fn place(&self, slot: Slot) -> Option<Place> {
+    fn place(&self, slot: Slot) -> Option<Place> {
         self.with_index(|index| index.frame(slot).map(|frame| frame.place))
     }
 
@@ -58,6 +61,21 @@ impl Frames {
         let pack = u32::try_from(self.known + pack).expect("there are fewer than 2^32 packs");
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         Ok(index.add_frame(pack, stored))
+    }
+
+    /// Stores all bytes of a small file, unless they are stored already.
+    pub(super) fn whole(&mut self, piece: Piece) -> Result<Content<u32>> {
+        let (id, len) = (piece.id, piece.plain.len() as u64);
+        let slot = match self.find(&id) {
+            Some(slot) => {
+                self.count_reused(len);
+                slot
+            }
+            None => self.add(&piece.into_frame())?,
+        };
+        let place = self.place(slot);
+        let place = place.ok_or_else(|| Error::new(ErrorKind::Io, "a frame was lost"))?;
+        Ok(Content::Frame { pack: slot.pack, place, id })
     }
 
     pub(super) fn count_reused(&self, len: u64) {

@@ -2,27 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 use std::vec;
 
 use bytes::Bytes;
 
-use super::Source;
+use super::feed::{At, Coming, Feed, Stopped};
+use super::read::Input;
+use super::seen::{Previous, Print};
+use super::{Progress, Source, Total};
 use crate::path::TreePath;
-use crate::snapshot::format::Mtime;
+use crate::snapshot::format::{Content, Entry, Mtime};
 
 /// What was found at a path.
-pub(super) struct Found {
-    pub(super) directory: Bytes,
-    pub(super) name: Bytes,
-    pub(super) what: What,
+struct Found {
+    at: At,
+    what: What,
 }
 
-pub(super) enum What {
+enum What {
     Directory {
         mode: u32,
         mtime: Mtime,
@@ -33,17 +37,72 @@ pub(super) enum What {
         target: Bytes,
     },
     /// A regular file that isn't read yet.
-    File(Input),
+    File(PathBuf, Box<Metadata>),
+    /// Bytes at hand.
+    Bytes(Bytes),
     /// What is left out, and why.
     Skipped(String),
 }
 
-/// Where the bytes of a file come from.
-pub(super) enum Input {
-    /// A file of this machine.
-    File(PathBuf),
-    /// Bytes at hand, and when they were made.
-    Bytes { bytes: Bytes, mtime: Mtime },
+/// The mode of files and directories that exist in the version only.
+const MODES: (u32, u32) = (0o644, 0o755);
+
+/// Takes in directories and bytes at hand.
+pub(super) fn take(
+    sources: Vec<(TreePath, Source)>,
+    previous: Option<&Previous>,
+    progress: &Progress,
+    feed: &Feed,
+) -> Result<(), Stopped> {
+    let now = Mtime::from(SystemTime::now());
+    for Found { at, what } in Walk::new(sources, now) {
+        match what {
+            What::Directory { mode, mtime } => {
+                let content = Content::Directory;
+                feed.send(at, Coming::Entry(Entry { mode, mtime, content }))?;
+            }
+            What::Symlink { mode, mtime, target } => {
+                let content = Content::Symlink(target);
+                feed.send(at, Coming::Entry(Entry { mode, mtime, content }))?;
+            }
+            What::Skipped(reason) => feed.skip(at, reason)?,
+            What::Bytes(bytes) => {
+                feed.file(at, Input::Bytes { bytes, mode: MODES.0, mtime: now })?;
+            }
+            What::File(path, metadata) => {
+                let print = Print::of_file(&at, &metadata);
+                match previous.and_then(|previous| previous.content(&at, print)) {
+                    Some(content) => {
+                        progress.unchanged.fetch_add(metadata.len(), Ordering::Relaxed);
+                        let (mode, mtime) = (metadata.mode() & 0o7777, mtime_of(&metadata));
+                        let entry = Entry { mode, mtime, content };
+                        feed.send(at, Coming::Unchanged(entry, print))?;
+                    }
+                    None => feed.file(at, Input::File(path))?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is below a directory.
+pub(super) fn survey(dir: &Path, wanted: impl Fn() -> bool) -> Option<Total> {
+    let mut total = Total::default();
+    for entry in walkdir::WalkDir::new(dir) {
+        if !wanted() {
+            return None;
+        }
+        // What can't be looked at is named when it is to be taken in.
+        let Ok(entry) = entry else { continue };
+        total.entries += 1;
+        if entry.file_type().is_file()
+            && let Ok(metadata) = entry.metadata()
+        {
+            total.bytes += metadata.len();
+        }
+    }
+    Some(total)
 }
 
 /// A directory of the version: names that were asked for, and a directory of this machine.
@@ -59,7 +118,7 @@ enum Child {
 }
 
 /// Yields entries sorted by the path of their directory and then by name.
-pub(super) struct Walk {
+struct Walk {
     /// Directories that weren't visited yet, by path. What is found below a directory sorts
     /// behind it, so the first one is always the next one.
     pending: BTreeMap<Vec<u8>, Pending>,
@@ -69,7 +128,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(sources: Vec<(TreePath, Source)>, now: Mtime) -> Self {
+    fn new(sources: Vec<(TreePath, Source)>, now: Mtime) -> Self {
         let mut pending = BTreeMap::<Vec<u8>, Pending>::new();
         pending.entry(Vec::new()).or_default();
         for (path, source) in sources {
@@ -107,12 +166,12 @@ impl Walk {
         }
         for (name, child) in directory.named {
             let what = match child {
-                Child::Bytes(bytes) => What::File(Input::Bytes { bytes, mtime: self.now }),
+                Child::Bytes(bytes) => What::Bytes(bytes),
                 Child::Directory => {
                     let local = self.enter(&path, &name).local.clone();
                     match local.as_deref().map(look) {
                         Some(what @ What::Directory { .. }) => what,
-                        _ => What::Directory { mode: 0o755, mtime: self.now },
+                        _ => What::Directory { mode: MODES.1, mtime: self.now },
                     }
                 }
             };
@@ -120,8 +179,7 @@ impl Walk {
         }
         let directory = Bytes::from(path);
         let found = found.into_iter().map(|(name, what)| Found {
-            directory: directory.clone(),
-            name: name.into(),
+            at: At { directory: directory.clone(), name: name.into() },
             what,
         });
         Ok(found.collect())
@@ -148,8 +206,8 @@ impl Iterator for Walk {
                 // The directory itself is in the version already; what is in it is left out.
                 Err(error) => {
                     let what = What::Skipped(format!("the directory can't be listed: {error}"));
-                    let (directory, name) = (path.into(), Bytes::new());
-                    return Some(Found { directory, name, what });
+                    let at = At { directory: path.into(), name: Bytes::new() };
+                    return Some(Found { at, what });
                 }
             }
         }
@@ -166,7 +224,7 @@ fn look(path: &Path) -> What {
     if kind.is_dir() {
         What::Directory { mode, mtime }
     } else if kind.is_file() {
-        What::File(Input::File(path.to_owned()))
+        What::File(path.to_owned(), Box::new(metadata))
     } else if kind.is_symlink() {
         match fs::read_link(path) {
             Ok(target) => {
@@ -180,7 +238,7 @@ fn look(path: &Path) -> What {
 }
 
 /// When a file was last changed.
-pub(super) fn mtime_of(metadata: &fs::Metadata) -> Mtime {
+pub(super) fn mtime_of(metadata: &Metadata) -> Mtime {
     let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     Mtime { seconds: metadata.mtime(), nanos }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::known::{MOST_LISTED, Node};
 use super::listing::{Draft, Listing};
-use super::names::encode;
+use crate::object::names::encode;
 use crate::object::{ListPage, ObjectMeta};
 use crate::path::TreePath;
 

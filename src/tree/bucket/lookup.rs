@@ -12,11 +12,11 @@ use tokio::sync::SetOnce;
 
 use super::known::{Found, Node, PAGE};
 use super::listing::Draft;
-use super::names::Place;
 use super::walk::{Seen, Walk};
 use super::{Shared, not_a_directory, not_found, prefix_of};
 use crate::error::{ErrorKind, Result};
 use crate::object::Depth;
+use crate::object::names::Place;
 use crate::path::TreePath;
 
 /// In how many directories names are counted that had to be asked for.

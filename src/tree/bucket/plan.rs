@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::listing::Listing;
-use super::names::decode;
+use crate::object::names::decode;
 use crate::path::TreePath;
 
 /// How many keys one flat listing ahead shall bring: few enough to be there soon, so many that its

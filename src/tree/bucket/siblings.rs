@@ -12,10 +12,10 @@ use super::Shared;
 use super::flights::Flights;
 use super::known::Node;
 use super::listing::Listing;
-use super::names::Place;
 use super::scan::{Presence, Scan};
 use crate::cache::{LONGEST_RUN, Source, Wanted};
 use crate::error::ErrorKind;
+use crate::object::names::Place;
 use crate::path::TreePath;
 
 /// Objects of at most so many bytes are fetched whole: one request, which takes hardly longer than

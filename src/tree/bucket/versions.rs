@@ -8,9 +8,9 @@ use lru::LruCache;
 
 use super::Shared;
 use super::known::Node;
-use super::names::Place;
 use crate::cache::Source;
 use crate::error::{ErrorKind, Result};
+use crate::object::names::Place;
 use crate::path::TreePath;
 
 /// How many answers are kept.

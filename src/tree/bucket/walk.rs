@@ -9,8 +9,8 @@ use futures_util::stream::BoxStream;
 
 use super::known::{MOST_LISTED, Node};
 use super::listing::{Draft, Listing};
-use super::names::encode;
 use crate::error::Result;
+use crate::object::names::encode;
 use crate::object::{ListPage, ObjectMeta};
 
 /// A directory that is being listed.

@@ -16,13 +16,13 @@ use std::borrow::Cow;
 use crate::path::TreePath;
 
 /// How the name of an object ends that lies beside a directory of the same name.
-const BESIDE: &str = "%2F";
+pub(crate) const BESIDE: &str = "%2F";
 
 /// The longest name: what FUSE takes (`FUSE_NAME_MAX` in the kernel's `fs/fuse/fuse_i.h`).
 const LONGEST: usize = 1024;
 
 /// The name of a part of a key; `None` when it would be too long.
-pub(super) fn encode(part: &str, beside_directory: bool) -> Option<Cow<'_, str>> {
+pub(crate) fn encode(part: &str, beside_directory: bool) -> Option<Cow<'_, str>> {
     let plain = match part {
         "" => Cow::Borrowed("%"),
         "." => Cow::Borrowed("%2E"),
@@ -45,7 +45,7 @@ fn reads_as_code(part: &str) -> bool {
 /// The part of a key that a name stands for, and whether it is an object beside a directory.
 ///
 /// `None` for a name that no part of a key has.
-pub(super) fn decode(name: &[u8]) -> Option<(String, bool)> {
+pub(crate) fn decode(name: &[u8]) -> Option<(String, bool)> {
     let name = str::from_utf8(name).ok()?;
     let (plain, beside) = match name.strip_suffix(BESIDE) {
         Some(plain) => (plain, true),
@@ -80,16 +80,16 @@ fn unescape(plain: &str) -> String {
 
 /// Where in the bucket a path leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The key of the object, if it is one.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Whether only an object is meant that lies beside a directory of its name.
-    pub(super) beside: bool,
+    pub(crate) beside: bool,
 }
 
 impl Place {
     /// The place of a path that isn't the root; `None` when nothing can be there.
-    pub(super) fn of(path: &TreePath) -> Option<Self> {
+    pub(crate) fn of(path: &TreePath) -> Option<Self> {
         let mut place = Self { key: String::new(), beside: false };
         for (depth, name) in path.names().enumerate() {
             if place.beside {
@@ -107,13 +107,13 @@ impl Place {
     }
 
     /// What the keys begin with that are below this, if it is a directory.
-    pub(super) fn prefix(&self) -> String {
+    pub(crate) fn prefix(&self) -> String {
         format!("{}/", self.key)
     }
 
     /// Whether this is where a directory's marker is: an object `a/` that only says that there is
     /// a directory, unless it holds something.
-    pub(super) fn may_be_marker(&self) -> bool {
+    pub(crate) fn may_be_marker(&self) -> bool {
         self.key.is_empty() || self.key.ends_with('/')
     }
 }

@@ -1,0 +1,138 @@
+//! Which files were read for a version, so that the next one needn't read them again.
+//!
+//! A file that has the same path, inode, length and times as when it was read is the same: no
+//! program can set the time of the last change of an inode (`ctime`, `inode(7)`). What is kept is a
+//! hash of these for each file, in a file that is named by the root of the version; one that is
+//! lost costs nothing but time.
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+
+use super::feed::At;
+use super::objects::Object;
+use crate::chunk::Id;
+use crate::chunk::index::Index;
+use crate::path::TreePath;
+use crate::snapshot::format::{Content, Mtime};
+use crate::snapshot::read::Version;
+
+/// A file that changed less than this before it was read could change again without a sign: clocks
+/// of file systems are coarse, two seconds at worst.
+const COARSEST: Duration = Duration::from_secs(2);
+
+/// Length of what is kept of a file, in bytes.
+const PRINT_LEN: usize = 16;
+
+/// What a file can be known by without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Print([u8; PRINT_LEN]);
+
+impl Print {
+    pub(super) fn of_file(at: &At, metadata: &Metadata) -> Self {
+        let numbers = [
+            metadata.dev().cast_signed(),
+            metadata.ino().cast_signed(),
+            metadata.len().cast_signed(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ];
+        Self::of(at, numbers.map(i64::to_le_bytes).as_flattened())
+    }
+
+    pub(super) fn of_object(at: &At, object: &Object) -> Self {
+        let Mtime { seconds, nanos } = object.mtime();
+        let what = format!("{} {seconds} {nanos} {}", object.size(), object.etag());
+        Self::of(at, what.as_bytes())
+    }
+
+    fn of(at: &At, what: &[u8]) -> Self {
+        let id = Id::of(&[&at.path(), &b"\0"[..], what].concat());
+        Self(*id.as_bytes().first_chunk().expect("an id is longer"))
+    }
+}
+
+/// Whether a change after `read` would show in what is known of the file.
+pub(super) fn would_show(metadata: &Metadata, read: SystemTime) -> bool {
+    let nanos = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+    let changed = Mtime { seconds: metadata.ctime(), nanos }.to_system();
+    read.duration_since(changed).is_ok_and(|age| age > COARSEST)
+}
+
+/// The previous version, and what is known of the files that were read for it.
+pub(super) struct Previous {
+    version: Version,
+    prints: HashSet<Print>,
+    index: Arc<RwLock<Index>>,
+    runtime: Handle,
+}
+
+impl Previous {
+    pub(super) fn new(
+        version: Version,
+        memory: Option<&Memory>,
+        index: Arc<RwLock<Index>>,
+        runtime: Handle,
+    ) -> Self {
+        let prints = memory.map(|memory| memory.recall(version.id())).unwrap_or_default();
+        Self { version, prints, index, runtime }
+    }
+
+    /// What a file holds that was read for the previous version and is the same since.
+    pub(super) fn content(&self, at: &At, print: Print) -> Option<Content<u32>> {
+        if !self.prints.contains(&print) {
+            return None;
+        }
+        let path = TreePath::parse(at.path()).ok()?;
+        let content = self.runtime.block_on(self.version.entry(&path)).ok()?.content;
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        content.rename_packs(|pack| index.number_of(&pack))
+    }
+}
+
+/// The directory in which it is kept which files were read.
+#[derive(Clone, Debug)]
+pub(super) struct Memory(PathBuf);
+
+impl Memory {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    fn recall(&self, root: Id) -> HashSet<Print> {
+        let kept = fs::read(self.file(root)).unwrap_or_default();
+        let (prints, _) = kept.as_chunks::<PRINT_LEN>();
+        prints.iter().map(|print| Print(*print)).collect()
+    }
+
+    /// Keeps what was read for `root`, in place of what was read for the version before.
+    pub(super) fn keep(&self, root: Id, before: Option<Id>, prints: &[Print]) {
+        if let Err(error) = self.write(&self.file(root), prints) {
+            let dir = self.0.display();
+            tracing::warn!("which files were read isn't kept in {dir}: {error}");
+        }
+        if let Some(before) = before.filter(|before| *before != root) {
+            // One that stays takes room, and no more.
+            let _ = fs::remove_file(self.file(before));
+        }
+    }
+
+    fn write(&self, file: &Path, prints: &[Print]) -> std::io::Result<()> {
+        fs::create_dir_all(&self.0)?;
+        let bytes: Vec<u8> = prints.iter().flat_map(|print| print.0).collect();
+        let draft = file.with_extension(format!("{}.draft", std::process::id()));
+        fs::write(&draft, bytes)?;
+        fs::rename(&draft, file)
+    }
+
+    fn file(&self, root: Id) -> PathBuf {
+        self.0.join(root.to_string())
+    }
+}
