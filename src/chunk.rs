@@ -293,7 +293,7 @@ impl Packs {
                 whole.map(|(footer, _)| footer)
             }
             Err(flaw) => {
-                self.0.files.close(area, pack);
+                self.doubt(area, pack);
                 Err(flaw.error(&area.key(pack)))
             }
         }
@@ -324,7 +324,13 @@ impl Packs {
         id: &Id,
         stored: Bytes,
     ) -> Result<Bytes> {
-        decode(&area.key(pack), place, id, stored).inspect_err(|_| self.0.files.close(area, pack))
+        decode(&area.key(pack), place, id, stored).inspect_err(|_| self.doubt(area, pack))
+    }
+
+    /// Looks at a pack anew whose bytes aren't right: it may be mended.
+    fn doubt(&self, area: Area, pack: &Id) {
+        self.0.files.close(area, pack);
+        self.0.store.doubt(&area.key(pack));
     }
 
     /// What a version needs and the store doesn't have is damage, not a file that isn't there;

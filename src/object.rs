@@ -69,6 +69,10 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Forgets what it knows of an object whose bytes aren't what they should be: another one may
+    /// have taken its place.
+    fn doubt(&self, _key: &str) {}
+
     /// Where bytes of its objects can be kept nearer than they are; `None` where there is no such
     /// place.
     fn near(&self) -> Option<&dyn Near> {

@@ -81,11 +81,13 @@ impl Through {
     /// Where an object's bytes come from. Its length is asked for once.
     async fn source(&self, object: &Object, key: &str) -> Result<Arc<Source>> {
         let found = object.source.get_or_try_init(|| async {
-            let size = self.store.head(key).await?.size;
+            let ObjectMeta { size, etag, .. } = self.store.head(key).await?;
             self.touched.fetch_add(size, Ordering::Relaxed);
             let object = format!("{}{key}", self.address).into();
-            // The name is the version, whatever the service calls it.
-            let version = ObjectVersion { object, etag: ETag(format!("\"{key}\"")), size };
+            // The name is the version, whatever the service calls it; unless it was damaged and is
+            // mended, which the service knows.
+            let etag = ETag(format!("\"{key} {}\"", etag.0.trim_matches('"')));
+            let version = ObjectVersion { object, etag, size };
             let (store, version) = (self.named.clone(), Arc::new(version));
             Ok(Arc::new(Source { store, key: key.into(), version }))
         });
@@ -155,6 +157,13 @@ impl ObjectStore for Through {
 
     fn read_ahead(&self) -> Option<Arc<dyn ObjectStore>> {
         self.store.read_ahead()
+    }
+
+    fn doubt(&self, key: &str) {
+        let doubted = self.objects.lock().unwrap_or_else(PoisonError::into_inner).pop(key);
+        if let Some(source) = doubted.as_ref().and_then(|object| object.source.get()) {
+            self.touched.fetch_sub(source.version.size, Ordering::Relaxed);
+        }
     }
 
     fn near(&self) -> Option<&dyn Near> {

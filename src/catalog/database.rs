@@ -170,6 +170,8 @@ pub(super) fn failed(error: sqlx::Error) -> Error {
         sqlx::Error::PoolTimedOut => 5,
         _ => 0,
     };
+    // SQLITE_IOERR_SHMSIZE: where no byte is left, the file that connections share can't be made.
+    let code = if code == 4874 { 13 } else { code };
     // The low byte is the primary result code, see https://www.sqlite.org/rescode.html
     let (kind, message) = match code & 0xff {
         5 | 6 => (ErrorKind::TimedOut, "the catalogue was busy for too long"),

@@ -171,3 +171,36 @@ async fn a_check_of_a_bucket_that_went_silent_ends() {
     server.thaw();
     home.ok(["store", "verify"]);
 }
+
+/// What a mount keeps of a damaged pack, in memory and on disk, doesn't outlive its repair.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_in_a_bucket_and_is_mended_is_read() {
+    use atelier::object::{ObjectStore as _, PutMode};
+    let server = Seaweed::start().await;
+    let place = Place::of(home_at(&server, "store"));
+    place.home.ok(["dataset", "create", "flowers", "flowers"]);
+    let rose = fs::read(place.home.path("flowers/red/rose.bin")).unwrap();
+    let store = server.store("store").await;
+    let keys = keys(&server, "store").await;
+    let pack = keys.iter().find(|key| key.starts_with("packs/")).unwrap();
+    let whole = store.get(pack, 0..u64::MAX, None).await.unwrap();
+    let mut damaged = whole.to_vec();
+    let at = whole.windows(64).position(|window| *window == rose[50_000..50_064]).unwrap();
+    damaged[at] ^= 4;
+    store.put(pack, damaged.into(), PutMode::Overwrite).await.unwrap();
+    let read = || fs::read(place.dir.join("datasets/flowers/red/rose.bin"));
+    for _ in 0..2 {
+        place.mount();
+        assert_eq!(read().unwrap_err().raw_os_error(), Some(5));
+        place.home.ok(["unmount", place.dir()]);
+    }
+    place.mount();
+    assert_eq!(read().unwrap_err().raw_os_error(), Some(5));
+    assert_eq!(place.home.run(["store", "verify"]).code, 1);
+    place.home.ok(["dataset", "create", "flowers", "flowers"]);
+    assert!(read().unwrap() == rose);
+    place.home.ok(["unmount", place.dir()]);
+    place.mount();
+    assert!(read().unwrap() == rose);
+    place.home.ok(["store", "verify"]);
+}

@@ -51,7 +51,7 @@ fn a_full_disk_costs_what_was_to_be_made_and_nothing_else() {
         let ended = home.run(command);
         let errors = ended.stderr.lines().filter(|line| line.starts_with("error: ")).count();
         assert!(ended.code == 0 || ended.code == 1 && errors == 1, "{ended:?}");
-        assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+        assert!(ended.code == 0 || ended.stderr.contains("no room"), "{ended:?}");
     }
     fs::remove_file(&filler).unwrap();
     home.ok(["gc", "--grace", "0s"]);
