@@ -10,7 +10,10 @@ use std::thread;
 
 use atelier::tree::local::LocalTree;
 
-use super::Mount;
+use super::{Mount, limited};
+
+/// More than anything here needs, in bytes.
+const LIMIT: u64 = 1 << 40;
 
 /// A project's storage, mounted.
 fn storage() -> Mount {
@@ -44,6 +47,25 @@ fn the_file_system_exerciser_finds_no_difference_in_20_000_operations() {
     let artifacts = tempfile::tempdir().expect("a temporary folder can be made");
     let dir = path_of(artifacts.path());
     run(&project.path(""), &[exerciser, "-q", "-N", "20000", "-S", "7", "-P", dir, "exercised"]);
+}
+
+/// What is counted of a file is its length, whatever was done to it.
+#[test]
+fn the_file_system_exerciser_leaves_the_room_counted_right() {
+    let exerciser = concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/bin/fsx");
+    assert!(Path::new(exerciser).exists(), "fsx isn't built: scripts/test builds it");
+    let artifacts = tempfile::tempdir().expect("a temporary folder can be made");
+    let dir = path_of(artifacts.path());
+    let project = limited(LIMIT);
+    // A round's file stays, and the next one begins by cutting it.
+    for seed in ["1", "2", "3"] {
+        let arguments = ["-q", "-N", "4000", "-S", seed, "-P", dir, "exercised"];
+        run(&project.path(""), &[&[exerciser], &arguments[..]].concat());
+        let space = rustix::fs::statvfs(project.path("")).unwrap();
+        let len = fs::metadata(project.path("exercised")).unwrap().len();
+        let used = LIMIT - space.f_bfree * space.f_frsize;
+        assert_eq!(used, len.next_multiple_of(space.f_frsize), "after seed {seed}");
+    }
 }
 
 #[test]
