@@ -16,5 +16,6 @@ mod filesystem;
 mod frozen;
 pub mod mounts;
 mod passthrough;
+mod push;
 mod request;
 mod session;

@@ -147,6 +147,8 @@ pub struct Metrics {
     pub lookups: Counter,
     /// Reads that the kernel asked for: what programs read but found in no page of it.
     pub kernel_reads: Counter,
+    /// Bytes that the kernel was given before it asked.
+    pub bytes_pushed: Counter,
     /// Opens of files that the kernel reads by itself from then on.
     pub passthrough_opens: Counter,
     /// Requests of the kernel that were answered.
@@ -209,6 +211,11 @@ impl Metrics {
             },
             total("fuse_lookups_total", "names that the kernel asked for", &self.lookups),
             total("fuse_reads_total", "reads that the kernel asked for", &self.kernel_reads),
+            total(
+                "fuse_pushed_bytes_total",
+                "bytes that the kernel was given before it asked",
+                &self.bytes_pushed,
+            ),
             total(
                 "fuse_passthrough_opens_total",
                 "opens of files that the kernel reads by itself",

@@ -10,6 +10,7 @@ mod compact;
 pub mod diff;
 pub mod export;
 pub mod format;
+mod neighbours;
 pub mod number;
 mod read;
 pub mod record;

@@ -1,5 +1,6 @@
 //! Datasets as loaders of training data read them.
 
+mod sessions;
 mod warm;
 
 use std::fs;

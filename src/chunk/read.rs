@@ -1,12 +1,16 @@
 //! Reads frames, and ranges of the files that are made of them.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use bytes::Bytes;
+use rustix::fs::Advice;
 use tokio::task::spawn_blocking;
 
-use super::{Area, Codec, Id, Packs, Place, Run, Stored, damaged, slice};
+use super::{Area, Codec, Id, Packs, Place, Run, Shared, Stored, damaged, slice};
+use crate::cache;
 use crate::error::{Error, ErrorKind, Result};
+use crate::object;
 
 /// Frames up to this length, in bytes, are decoded and checked on the thread that asks: that takes
 /// about 100 us, and a hop to another thread takes part of it.
@@ -89,6 +93,46 @@ impl Packs {
             }
         }
         Ok(pieces)
+    }
+
+    /// The chunk of a run that has the byte at `at`, and where it begins in the run.
+    ///
+    /// # Errors
+    /// `Damaged` when the pack is missing, has no such frames, or the bytes aren't what they were.
+    pub async fn chunk_at(&self, run: &Run, at: u64) -> Result<Option<(u64, Bytes)>> {
+        let footer = self.footer(&run.pack).await?;
+        let mut start = 0;
+        for frame in footer.run(run).unwrap_or_default() {
+            let len = u64::from(frame.place.plain_len);
+            if at < start + len {
+                let bytes = self.decoded(&run.pack, &frame.place, &frame.id).await?;
+                return Ok(Some((start, bytes)));
+            }
+            start += len;
+        }
+        Ok(None)
+    }
+
+    /// Has the kernel read what will be asked for soon of a data pack that is a local file.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn expect_reads(&self, pack: &Id, range: Range<u64>) -> Result<()> {
+        let Shared { store, files, .. } = &*self.0;
+        let file = files.open(&**store, Area::Data, pack)?;
+        if let (Some(file), Some(len)) = (file, NonZeroU64::new(range.end - range.start)) {
+            // Where the kernel doesn't, the bytes are read when they are asked for.
+            let _ = rustix::fs::fadvise(&*file, range.start, Some(len), Advice::WillNeed);
+        }
+        Ok(())
+    }
+
+    /// How many bytes of packs can be in memory at once; none where they come from afar.
+    pub fn room_in_memory(&self) -> u64 {
+        match self.0.store.near() {
+            Some(near) if near.place() == object::Place::Memory => cache::affordable(near.room()),
+            _ => 0,
+        }
     }
 
     /// A decompressed frame, from memory where somebody has just read another part of it.

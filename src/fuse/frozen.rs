@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fuser::{
@@ -15,6 +17,7 @@ use fuser::{
 use super::answer::{self, Answer as _, Shown, XattrReply};
 use super::dispatch::{self, Fuse};
 use crate::vfs::frozen::Frozen;
+use crate::vfs::frozen::push::Read;
 
 /// Whether the kernel asks before it opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +28,19 @@ pub(super) enum Opens {
     Asked,
 }
 
-impl Filesystem for Fuse<Frozen, Opens> {
+/// How versions are read.
+pub(super) struct Reading {
+    pub(super) opens: Opens,
+    /// Takes note of what is read.
+    pub(super) noted: SyncSender<Read>,
+}
+
+impl Filesystem for Fuse<Frozen, Reading> {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         dispatch::negotiate_reading(config);
         let unasked = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        if self.opens == Opens::Unasked && config.add_capabilities(unasked).is_err() {
-            self.opens = Opens::Asked;
+        if self.opens.opens == Opens::Unasked && config.add_capabilities(unasked).is_err() {
+            self.opens.opens = Opens::Asked;
         }
         Ok(())
     }
@@ -61,7 +71,7 @@ impl Filesystem for Fuse<Frozen, Opens> {
     /// The first `ENOSYS` tells the kernel not to ask again, see `FUSE_NO_OPEN_SUPPORT` in
     /// `linux/fuse.h`; from then on it keeps all pages from one open to the next.
     fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.opens {
+        match self.opens.opens {
             Opens::Unasked => reply.error(Errno::ENOSYS),
             Opens::Asked => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
@@ -73,7 +83,7 @@ impl Filesystem for Fuse<Frozen, Opens> {
     /// The same for directories, whose listings the kernel then keeps while their time of change
     /// is the same.
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.opens {
+        match self.opens.opens {
             Opens::Unasked => reply.error(Errno::ENOSYS),
             Opens::Asked => {
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
@@ -96,6 +106,9 @@ impl Filesystem for Fuse<Frozen, Opens> {
         self.metrics.kernel_reads.add(1);
         let vfs = self.vfs.clone();
         self.answer("read", reply, async move { vfs.read(ino.0, offset, size as usize).await });
+        // Whoever is too slow to take it misses nothing that he needs.
+        let (at, len) = (Instant::now(), u64::from(size));
+        let _ = self.opens.noted.try_send(Read { at, ino: ino.0, offset, len });
     }
 
     /// Says once and for all that a close has nothing to report.

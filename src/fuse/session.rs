@@ -12,9 +12,10 @@ use tokio::sync::watch;
 
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
-use super::frozen::Opens;
+use super::frozen::{Opens, Reading};
 use super::mounts;
 use super::passthrough::Passthrough;
+use super::push::Pusher;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Owner, Tree};
@@ -108,7 +109,7 @@ pub fn mount(
     let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics);
     device::allow_large_requests();
     let device = device::mount(&mount_point, options)?;
-    serve(fuse, device, mount_point, options.access, threads(2))
+    serve(fuse, device, mount_point, options.access, threads(2), |_| Ok(()))
 }
 
 /// Mounts the versions on a shelf at a directory, which may lie in another mount; nothing in it
@@ -128,11 +129,14 @@ pub fn mount_frozen(
 ) -> Result<Session> {
     let mount_point = mounts::absolute(mount_point)?;
     let opens = if options.access == Access::Owner { Opens::Unasked } else { Opens::Asked };
-    let fuse = over(frozen, opens, metrics);
+    let (noted, pusher) = Pusher::new(frozen.clone(), metrics.clone());
+    let fuse = over(frozen, Reading { opens, noted }, metrics);
+    let runtime = fuse.runtime.clone();
     let mut options = options.clone();
     options.flags.push(Flag::ReadOnly);
     let device = device::mount_directly(&mount_point, &options)?;
-    serve(fuse, device, mount_point, options.access, threads(FROZEN_THREADS))
+    let push = |notifier| pusher.start(notifier, runtime);
+    serve(fuse, device, mount_point, options.access, threads(FROZEN_THREADS), push)
 }
 
 fn over<V, P>(vfs: Arc<V>, opens: P, metrics: Arc<Metrics>) -> Fuse<V, P> {
@@ -149,6 +153,7 @@ fn serve<V, P>(
     mount_point: PathBuf,
     access: Access,
     config: fuser::Config,
+    push: impl FnOnce(fuser::Notifier) -> io::Result<()>,
 ) -> Result<Session>
 where
     Fuse<V, P>: fuser::Filesystem,
@@ -159,6 +164,7 @@ where
     let session = Session { mount_point, device: mounted, ending };
     let metrics = fuse.metrics.clone();
     let started = fuser::Session::from_fd(fuse, device, acl(access), config).and_then(|fuser| {
+        push(fuser.notifier())?;
         thread::Builder::new().name("fuse".into()).spawn(move || {
             let result = fuser.run();
             let (answered, refused) = (metrics.answered.value(), metrics.refused.value());

@@ -18,6 +18,7 @@ use crate::tree::namespace::{Label, Shelf, TTL};
 use crate::tree::snapshot::SnapshotTree;
 use crate::tree::{Attr, Tree};
 
+pub mod push;
 mod slots;
 
 /// How many bits of an inode number count the entries of a version.
