@@ -80,7 +80,8 @@ impl Names {
 
 /// The nodes that the front end knows.
 pub(super) struct Nodes {
-    by_number: HashMap<u64, Node>,
+    /// Boxed: half of the table is empty when it has just grown.
+    by_number: HashMap<u64, Box<Node>>,
     by_name: HashMap<Place, u64>,
     by_identity: HashMap<Identity, u64>,
     /// Counts up for ever, so that no number is used twice.
@@ -100,7 +101,7 @@ impl Nodes {
             file_type: FileType::Directory,
         };
         Self {
-            by_number: HashMap::from([(ROOT, root)]),
+            by_number: HashMap::from([(ROOT, Box::new(root))]),
             by_name: HashMap::new(),
             by_identity: HashMap::new(),
             next: ROOT + 1,
@@ -150,8 +151,8 @@ impl Nodes {
 
     /// Whether a node stands for one file or version of several that its name can lead to.
     pub(super) fn is_particular(&self, ino: u64) -> bool {
-        let particular = |node: &Node| node.identity.is_some() || node.version.is_some();
-        self.by_number.get(&ino).is_some_and(particular)
+        let node = self.by_number.get(&ino);
+        node.is_some_and(|node| node.identity.is_some() || node.version.is_some())
     }
 
     /// The node at this name, if there is one.
@@ -213,7 +214,7 @@ impl Nodes {
     pub(super) fn is_removed_dir(&self, ino: u64) -> bool {
         let removed =
             |node: &Node| node.file_type == FileType::Directory && node.names.latest.is_none();
-        ino != ROOT && self.by_number.get(&ino).is_some_and(removed)
+        ino != ROOT && self.by_number.get(&ino).is_some_and(|node| removed(node))
     }
 
     /// The directories that have a name of this node.
@@ -290,7 +291,7 @@ impl Nodes {
             children: 0,
             file_type: attr.file_type,
         };
-        self.by_number.insert(ino, node);
+        self.by_number.insert(ino, Box::new(node));
         if let Some(identity) = attr.identity
             && !attr.is_dir()
         {
@@ -353,7 +354,7 @@ impl Nodes {
         let unused = |node: &Node| node.lookups == 0 && node.children == 0;
         let mut waiting = vec![ino];
         while let Some(ino) = waiting.pop() {
-            if ino == ROOT || !self.by_number.get(&ino).is_some_and(unused) {
+            if ino == ROOT || !self.by_number.get(&ino).is_some_and(|node| unused(node)) {
                 continue;
             }
             self.drop_identity(ino);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use atelier::cache::BlockCache;
@@ -247,12 +247,16 @@ async fn a_walk_over_a_million_keys_takes_flat_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_that_lasts_longer_than_answers_are_believed_does_not_ask_twice() {
     let keys = Keys::new(Order::Bytes, 1000, nested([1, 100, 20]));
-    let tree = tree(&keys, Duration::from_millis(400));
-    let mut files = 0;
+    let (ttl, start, mut files) = (Duration::from_millis(400), Instant::now(), 0);
+    let tree = tree(&keys, ttl);
     walk(&tree, Duration::from_millis(5), |_| files += 1).await.unwrap();
     assert_eq!(files, 2000);
     let requests = keys.requests();
-    assert!(requests <= 40, "{requests} requests for 101 directories");
+    // What is too old is listed anew by a few requests. On a machine that is so slow that a walk
+    // comes to few directories in that time, each is listed by itself.
+    let times = usize::try_from(start.elapsed().as_millis() / ttl.as_millis()).unwrap();
+    let most = (20 + 10 * times).min(105);
+    assert!(requests <= most, "{requests} requests for 101 directories");
 }
 
 #[tokio::test(flavor = "multi_thread")]

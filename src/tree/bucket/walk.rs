@@ -1,5 +1,6 @@
 //! A directory out of the pages of a listing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,9 @@ pub(super) struct Walk {
     /// Objects whose name a directory may still claim: one that is called `a` is told once the
     /// listing is past `a/`, so these are few.
     held: Vec<(String, Node)>,
+    /// The directories that were told, for a store that lists them before objects of their names;
+    /// forgotten with the draft.
+    directories: HashSet<String>,
     /// All entries until now; `None` when they are too many to be kept.
     draft: Option<Draft>,
     /// Whether any key came, be it only a marker.
@@ -53,6 +57,7 @@ impl Walk {
             source,
             prefix,
             held: Vec::new(),
+            directories: HashSet::new(),
             draft: Some(Draft::new()),
             inhabited: false,
             skipped: 0,
@@ -127,7 +132,12 @@ impl Walk {
         // An object `a/` is only there to make the directory.
         if !part.is_empty() || object.size > 0 {
             let ObjectMeta { size, modified, etag, .. } = object;
-            self.held.push((part, Node::File { size, modified, etag }));
+            let node = Node::File { size, modified, etag };
+            if self.directories.contains(&part) {
+                self.emit(&part, true, node, batch);
+            } else {
+                self.held.push((part, node));
+            }
         }
     }
 
@@ -143,6 +153,9 @@ impl Walk {
             self.emit(&part, true, node, batch);
         }
         self.emit(&part, false, Node::Directory, batch);
+        if self.draft.is_some() {
+            self.directories.insert(part);
+        }
     }
 
     /// A key below this directory, without what they all begin with.
@@ -175,6 +188,7 @@ impl Walk {
             draft.push(name.as_bytes(), &node);
             if draft.bytes() > MOST_LISTED / 2 {
                 self.draft = None;
+                self.directories = HashSet::new();
             }
         }
         batch.push((Bytes::copy_from_slice(name.as_bytes()), node));
@@ -240,6 +254,8 @@ mod tests {
         let between = names("", &[&["a", "a!", "a-", "a-/"], &["a.txt"], &["a/"]]).await;
         assert_eq!(between, ["a!", "a%2F", "a-%2F", "a-/", "a.txt", "a/"]);
         assert_eq!(names("", &[&["a"], &["a/"]]).await, ["a%2F", "a/"]);
+        // A store may list directories first.
+        assert_eq!(names("", &[&["a/", "b/"], &["a", "c"]]).await, ["a%2F", "a/", "b/", "c"]);
     }
 
     #[tokio::test]

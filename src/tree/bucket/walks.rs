@@ -30,7 +30,7 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 /// How many plans are kept: a walk has one for each level at which it isn't done.
 const PLANS: usize = 32;
 
-/// How many listings ahead are under way at once.
+/// How many listings ahead are under way at once, at most.
 const UNITS: usize = 6;
 
 /// A listing ahead of more pages was a bad guess.
@@ -43,8 +43,14 @@ const PATIENCE: usize = 2;
 /// would be listed again.
 const SLOWEST: f64 = 4.0;
 
-/// How many bytes of listings may be there that no walk has come to yet, at first and at most.
+/// A page that takes more than this share of the time for which it is believed comes too late to be
+/// of use: fewer are asked for at once then.
+const LATE: u32 = 4;
+
+/// How many bytes of listings may be there that no walk has come to yet: at first, while it isn't
+/// known how fast it is; at least, and at most.
 const FIRST_AHEAD: usize = 1 << 20;
+const LEAST_AHEAD: usize = 64 << 10;
 const MOST_AHEAD: usize = MOST_LISTED / 2;
 
 /// How many keys a directory is taken to have below when nothing is known of any like it.
@@ -71,6 +77,8 @@ struct State {
     /// What is to be listed, the deepest last.
     plans: Vec<Plan>,
     under_way: Vec<(Unit, watch::Receiver<usize>)>,
+    /// How many may be.
+    units: usize,
     /// The store's flat listings are of no use.
     out_of_order: bool,
 }
@@ -84,6 +92,7 @@ impl Default for Walks {
             visited: 0,
             plans: Vec::new(),
             under_way: Vec::new(),
+            units: UNITS,
             out_of_order: false,
         };
         Self { state: Mutex::new(state), moved: watch::Sender::new(0) }
@@ -127,6 +136,12 @@ impl State {
 
     fn walking(&self, pause: Duration) -> bool {
         self.last.is_some_and(|last| last.elapsed() <= pause)
+    }
+
+    /// A page came that was asked for at a time; those that are late wait for one another.
+    fn note_page(&mut self, took: Duration, ttl: Duration) {
+        self.units =
+            if took * LATE > ttl { self.units / 2 } else { self.units + 1 }.clamp(1, UNITS);
     }
 
     fn abandon(&mut self, unit: &Unit) {
@@ -274,7 +289,10 @@ impl Shared {
     }
 
     fn next_unit(&self, first: Option<&TreePath>) -> Option<(Unit, watch::Sender<usize>)> {
-        let room = self.walks.lock().under_way.len() < UNITS;
+        let room = {
+            let state = self.walks.lock();
+            state.under_way.len() < state.units
+        };
         if !room || !self.has_room_for_walks() {
             return None;
         }
@@ -338,10 +356,11 @@ impl Shared {
         let (ahead, reached) = self.known.ahead();
         // What the walk will come to in time.
         let elapsed = self.walks.lock().since.elapsed();
+        let least = if elapsed < self.known.ttl() { FIRST_AHEAD } else { LEAST_AHEAD };
         let half = self.known.ttl().as_micros() / 2;
         let soon = (reached as u128).saturating_mul(half) / elapsed.as_micros().max(1);
         let soon = usize::try_from(soon).unwrap_or(usize::MAX);
-        ahead < soon.clamp(FIRST_AHEAD, MOST_AHEAD)
+        ahead < soon.clamp(least, MOST_AHEAD)
     }
 
     /// Makes one listing ahead; an error is left to be met by who comes there.
@@ -377,7 +396,9 @@ impl Shared {
                 return;
             }
             let asked = Instant::now();
-            match source.next().await {
+            let page = source.next().await;
+            self.walks.lock().note_page(asked.elapsed(), self.known.ttl());
+            match page {
                 Some(Ok(page)) => {
                     let Ok(whole) = flat.take(page) else {
                         tracing::warn!(prefix = unit.prefix, "the store lists keys in no order");
