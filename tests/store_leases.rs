@@ -7,6 +7,7 @@ use atelier::catalog::{
 };
 use atelier::error::ErrorKind;
 use serde_json::json;
+use sqlx::Connection as _;
 
 /// Longer than a test.
 const LEASE: Duration = Duration::from_mins(10);
@@ -15,7 +16,7 @@ const LEASE: Duration = Duration::from_mins(10);
 struct Fresh {
     catalog: Catalog,
     project: Project,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Fresh {
@@ -25,7 +26,7 @@ impl Fresh {
         catalog.create_organization("lab").await.unwrap();
         let at = "lab/lab Team".parse().unwrap();
         let project = catalog.create_project(&at, "tabby", "", None).await.unwrap();
-        Self { catalog, project, _dir: dir }
+        Self { catalog, project, dir }
     }
 
     async fn writer(&self) -> Writer {
@@ -54,6 +55,13 @@ impl Fresh {
         let gone = self.catalog.take_removable(Duration::ZERO).await.unwrap();
         self.catalog.removed(&gone).await.unwrap();
         gone.into_iter().map(|object| object.id).collect()
+    }
+
+    /// Nobody was heard of for longer than his lease.
+    async fn lapse(&self) {
+        let url = format!("sqlite://{}", self.dir.path().join("catalog.db").display());
+        let mut db = sqlx::AnyConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql("UPDATE lease SET expires = 0").execute(&mut db).await.unwrap();
     }
 
     async fn live(&self) -> Vec<String> {
@@ -165,8 +173,9 @@ async fn a_condemned_object_comes_back_to_who_needs_it() {
 async fn a_writer_who_slept_for_too_long_is_told_so() {
     let fresh = Fresh::new().await;
     fresh.version("one", &["a", "root1"]).await;
-    let sleeper = fresh.catalog.begin_writing(Duration::ZERO).await.unwrap();
+    let sleeper = fresh.writer().await;
     put(&sleeper, "root2").await;
+    fresh.lapse().await;
     fresh.delete("one").await;
     assert_eq!(fresh.collect().await, ["a", "root1", "root2"]);
     let late = sleeper.publish(&fresh.project, dataset("two"), made_of(&["a", "root2"])).await;
@@ -205,14 +214,15 @@ async fn a_reader_whose_lease_lapsed_learns_what_he_lost() {
     let fresh = Fresh::new().await;
     let kept = fresh.version("kept", &["b", "root2"]).await;
     let version = fresh.version("one", &["a", "root1"]).await;
-    let fine = fresh.catalog.begin_reading(Duration::from_secs(1)).await.unwrap();
-    fine.hold(&kept).await.unwrap();
-    let reader = fresh.catalog.begin_reading(Duration::ZERO).await.unwrap();
+    let reader = fresh.catalog.begin_reading(LEASE).await.unwrap();
     reader.hold(&version).await.unwrap();
+    fresh.lapse().await;
+    let fine = fresh.catalog.begin_reading(Duration::from_secs(2)).await.unwrap();
+    fine.hold(&kept).await.unwrap();
     fresh.delete("one").await;
     assert_eq!(fresh.collect().await, ["a", "root1"]);
     assert!(reader.has_lost("a").await.unwrap());
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     fresh.delete("kept").await;
     assert_eq!(fresh.collect().await, [""; 0], "its lease is renewed");
     assert!(!fine.has_lost("b").await.unwrap());

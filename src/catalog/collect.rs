@@ -25,7 +25,7 @@ macro_rules! needed {
         "EXISTS (SELECT 1 FROM need n WHERE n.object = object.id AND ( \
          EXISTS (SELECT 1 FROM version v WHERE v.root = n.root) OR \
          EXISTS (SELECT 1 FROM lease_root r JOIN lease l ON l.id = r.lease \
-         WHERE r.root = n.root AND l.expires > $1)))"
+         WHERE r.root = n.root AND l.expires >= $1)))"
     };
 }
 
@@ -33,7 +33,7 @@ macro_rules! needed {
 macro_rules! announced {
     () => {
         "EXISTS (SELECT 1 FROM lease_object a JOIN lease l ON l.id = a.lease \
-         WHERE a.object = object.id AND l.expires > $1)"
+         WHERE a.object = object.id AND l.expires >= $1)"
     };
 }
 
@@ -47,7 +47,7 @@ macro_rules! removable {
             " AND NOT ",
             announced!(),
             " AND NOT EXISTS (SELECT 1 FROM lease w WHERE w.role = 'writer' \
-             AND w.began < object.condemned AND w.expires > $1)"
+             AND w.began < object.condemned AND w.expires >= $1)"
         )
     };
 }
@@ -411,7 +411,7 @@ async fn give_up(db: &mut AnyConnection, now: i64) -> Result<()> {
         .map_err(failed)?;
     for row in &rows {
         let (host, process): (String, String) = (field(row, "host")?, field(row, "process")?);
-        if field::<i64>(row, "expires")? <= now || process::has_ended(&host, &process) {
+        if field::<i64>(row, "expires")? < now || process::has_ended(&host, &process) {
             sqlx::query("DELETE FROM lease WHERE id = $1")
                 .bind(field::<String>(row, "id")?)
                 .execute(&mut *db)

@@ -1,8 +1,9 @@
 //! Leases: what those who write and read the content store use stays until they are done.
 //!
 //! A lease is renewed as long as its process lives. One that isn't lapses after a while, which
-//! the database's clock decides; one of a process of this host that has ended is given up at
-//! once. Whoever comes back after that takes his lease again and learns whether he lost anything.
+//! the database's clock decides: when it is past the end, for it may tell whole seconds only and
+//! no lease shall end early. One of a process of this host that has ended is given up at once.
+//! Whoever comes back after that takes his lease again and learns whether he lost anything.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +62,7 @@ impl Holder {
             .await
             .map_err(failed)?;
         let lapsed = match found {
-            Some(row) => field::<i64>(&row, "expires")? <= now,
+            Some(row) => field::<i64>(&row, "expires")? < now,
             None => true,
         };
         sqlx::query(
