@@ -101,16 +101,16 @@ impl Through {
         source: &Arc<Source>,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        let size = source.version.size;
+        let (size, found) = (source.version.size, self.blocks.find(&source.version, &range));
         let Plan { ahead, all } = {
             let mut course = object.course.lock().unwrap_or_else(PoisonError::into_inner);
-            course.note(&range, size)
+            course.note(&range, size, found.is_none())
         };
         // All of what was read from here and there fits, so that nothing is fetched in vain.
         if all && self.blocks.fits(self.touched.load(Ordering::Relaxed)) {
             tokio::spawn(fill(self.blocks.clone(), source.clone(), self.fills.clone()));
         }
-        if let Some(found) = self.blocks.find(&source.version, &range) {
+        if let Some(found) = found {
             if !ahead.is_empty() {
                 self.blocks.prefetch(source, &[ahead], LONGEST_RUN);
             }

@@ -36,18 +36,21 @@ pub(super) struct Plan {
 }
 
 impl Course {
-    /// Notes a read of an object of `size` bytes.
-    pub(super) fn note(&mut self, read: &Range<u64>, size: u64) -> Plan {
+    /// Notes a read of an object of `size` bytes, and whether it has to wait: who never does needs
+    /// nothing ahead.
+    pub(super) fn note(&mut self, read: &Range<u64>, size: u64, waits: bool) -> Plan {
         // Its end tells what is in it, and is read whatever is read next.
         if read.end == size && read.start > 0 {
             return Plan { ahead: size..size, all: false };
         }
         let follows = read.start.abs_diff(self.end) <= NEAR;
         if follows {
-            self.window = (self.window * 2).clamp(FIRST, FARTHEST);
+            if waits || self.window > 0 {
+                self.window = (self.window * 2).clamp(FIRST, FARTHEST);
+            }
             self.end = self.end.max(read.end);
         } else {
-            self.strays += 1;
+            self.strays += u32::from(waits);
             (self.window, self.end, self.asked) = (0, read.end, read.end);
         }
         self.asked = self.asked.max(self.end);
@@ -56,7 +59,7 @@ impl Course {
         let is_due = self.asked - self.end <= self.window / 2 && goal > self.asked;
         let ahead = if is_due { self.asked..goal } else { self.asked..self.asked };
         self.asked = ahead.end;
-        Plan { ahead, all: !follows && self.strays == STRAYS }
+        Plan { ahead, all: !follows && waits && self.strays == STRAYS }
     }
 }
 
@@ -67,9 +70,13 @@ mod tests {
     const SIZE: u64 = 32 << 20;
 
     fn requests(reads: impl IntoIterator<Item = Range<u64>>) -> (Vec<Range<u64>>, bool) {
+        noted(reads, true)
+    }
+
+    fn noted(reads: impl IntoIterator<Item = Range<u64>>, waits: bool) -> (Vec<Range<u64>>, bool) {
         let (mut course, mut all, mut requests) = (Course::default(), false, Vec::new());
         for read in reads {
-            let plan = course.note(&read, SIZE);
+            let plan = course.note(&read, SIZE, waits);
             all |= plan.all;
             if !plan.ahead.is_empty() {
                 requests.push(plan.ahead);
@@ -93,6 +100,14 @@ mod tests {
         let reads: Vec<_> = places.iter().map(|at| (at << 20)..(at << 20) + 40_000).collect();
         assert_eq!(requests(reads[..3].to_vec()), (Vec::new(), false));
         assert_eq!(requests(reads), (Vec::new(), true));
+    }
+
+    #[test]
+    fn who_finds_all_of_it_causes_none() {
+        let in_order = (0..SIZE / 40_000).map(|n| n * 40_000..(n + 1) * 40_000);
+        assert_eq!(noted(in_order, false), (Vec::new(), false));
+        let anywhere = [20_u64, 3, 11, 28, 7, 15].map(|at| (at << 20)..(at << 20) + 40_000);
+        assert_eq!(noted(anywhere, false), (Vec::new(), false));
     }
 
     #[test]
