@@ -7,10 +7,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::snapshot::{Progress, Total};
 
 /// While it isn't known how much there is.
-const OPEN: &str = "{spinner} {bytes}, {msg}, {bytes_per_sec}";
+const OPEN: &str = "{spinner} {bytes}, {bytes_per_sec}, {wide_msg}";
 
 /// Once that is known.
-const BOUNDED: &str = "[{bar:24}] {bytes} of {total_bytes}, {msg}, {bytes_per_sec}, {eta} to go";
+const BOUNDED: &str =
+    "[{bar:10}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} to go, {wide_msg}";
 
 /// When there won't be more.
 const INTERRUPTED: &str =
