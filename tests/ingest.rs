@@ -24,14 +24,10 @@ fn mounted(place: &Place, dataset: &str) -> Shape {
     below_top(shape(&place.dir.join("datasets").join(dataset)))
 }
 
-/// How a mount shows a directory that was taken in: readable by all, executable as it was.
+/// How a mount shows a directory that was taken in: as it was, but nothing lends an identity.
 fn shown(mut shape: Shape) -> Shape {
     for (mode, ..) in shape.values_mut() {
-        match *mode & 0o170_000 {
-            0o040_000 => *mode = 0o040_755,
-            0o100_000 => *mode = 0o100_644 | (*mode & 0o111),
-            _ => {}
-        }
+        *mode &= !0o7000;
     }
     below_top(shape)
 }

@@ -120,14 +120,16 @@ impl File for SnapshotFile {
     }
 }
 
-/// What the kernel is told: readable by all, executable as it was captured.
+/// What the kernel is told: the permissions as they were captured. Whoever mounts a version may read
+/// all of it, and nothing in it lends anybody's identity.
 fn attr_of(entry: &snapshot::Entry) -> Attr {
     let (size, mtime) = (entry.content.len(), entry.mtime.to_system());
+    let permissions = entry.mode & 0o777;
     match entry.content {
-        Content::Directory => Attr::dir(mtime, TTL),
+        Content::Directory => Attr { mode: permissions | 0o500, ..Attr::dir(mtime, TTL) },
         Content::Symlink(_) => Attr::symlink(size, mtime, TTL),
         Content::Inline(_) | Content::Frame { .. } | Content::Runs { .. } => {
-            Attr { mode: 0o644 | (entry.mode & 0o111), ..Attr::file(size, mtime, TTL) }
+            Attr { mode: permissions | 0o400, ..Attr::file(size, mtime, TTL) }
         }
     }
 }
