@@ -278,7 +278,9 @@ async fn failures_that_stay_are_told_in_time() {
         faulty.proxy.fail(1000, fault);
         let start = Instant::now();
         let error = store.get("a", 0..1000, None).await.unwrap_err();
-        assert_eq!(error.kind(), kind, "{fault:?}: {error:?}");
+        // Bodies that break off go on until the deadline, which may find an attempt under way.
+        let is_late = matches!(fault, Fault::Truncate(_)) && error.kind() == ErrorKind::TimedOut;
+        assert!(is_late || error.kind() == kind, "{fault:?}: {error:?}");
         let head = store.head("a").await;
         if let (Fault::Status(_), Err(error)) = (fault, head) {
             // A service that has just failed is given little time.
