@@ -166,7 +166,7 @@ fn what_another_host_holds_stays_until_its_lease_lapses() {
             || writer.try_wait().unwrap().is_some()
     });
     let made = writer.try_wait().unwrap().is_some();
-    kill_process(Pid::from_child(&writer), Signal::KILL).unwrap();
+    writer.kill().unwrap();
     writer.wait().unwrap();
     let announced = sql(&place.home, "SELECT COUNT(*) FROM lease_object");
     assert!(made || announced > 0);
