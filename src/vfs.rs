@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -36,6 +37,9 @@ mod moves;
 
 /// How often a lookup starts over because of renames, before it takes what it finds.
 const PATIENCE: u32 = 8;
+
+/// How often an operation starts over because something may have been elsewhere and be back.
+const RETURNS: u32 = 64;
 
 /// A node as the front end is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -302,7 +306,9 @@ impl Vfs {
         let paths = || -> Result<_> {
             Ok((self.child_path(parent, name)?, self.child_path(new_parent, new_name)?))
         };
+        let mut attempts = 0..RETURNS;
         loop {
+            let changes = lock(&self.nodes).changes();
             let (from, to) = paths()?;
             let under_way = self.moves.begin(&from, &to);
             match self.tree.rename(&from, &to, mode).await {
@@ -310,7 +316,7 @@ impl Vfs {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     drop(under_way);
                     let waited = self.moves.settled(&from).await || self.moves.settled(&to).await;
-                    if !waited && paths()? == (from, to) {
+                    if !waited && paths()? == (from, to) && !self.was_away(changes, &mut attempts) {
                         return Err(error);
                     }
                 }
@@ -394,17 +400,28 @@ impl Vfs {
     where
         F: Future<Output = Result<T>>,
     {
+        let mut attempts = 0..RETURNS;
         loop {
+            let changes = lock(&self.nodes).changes();
             let before = path()?;
             match operation(before.clone()).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if !self.moves.settled(&before).await && path()? == before {
+                    if !self.moves.settled(&before).await
+                        && path()? == before
+                        && !self.was_away(changes, &mut attempts)
+                    {
                         return Err(error);
                     }
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Whether something may have been elsewhere for a moment since names had changed so often, and
+    /// be back: it is worth another attempt, while there are any.
+    fn was_away(&self, changes: u64, attempts: &mut Range<u32>) -> bool {
+        lock(&self.nodes).changes() != changes && attempts.next().is_some()
     }
 
     /// The path of a node.
