@@ -15,6 +15,7 @@ use futures_util::stream::BoxStream;
 
 use crate::error::Result;
 
+pub(crate) mod direct;
 pub mod local;
 pub mod memory;
 pub(crate) mod names;

@@ -29,7 +29,6 @@ use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 
 mod census;
-pub(super) mod direct;
 mod inspect;
 mod layout;
 mod room;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::disk::direct::{ALIGNMENT, LEAST_DIRECT};
 use super::memory::Found;
 use super::piece::{Piece, Shareable};
 use super::{Shared, Source};
 use crate::error::{Error, ErrorKind};
+use crate::object::direct::room_for;
 
 /// Neighbouring pieces that one request fills. Dropped unfilled, it fails them: nobody waits for
 /// ever.
@@ -148,39 +148,10 @@ impl Run {
     }
 }
 
-/// A buffer for so many bytes: of many, in such a place that the disk can take them from there.
-fn room_for(len: usize) -> BytesMut {
-    if len < LEAST_DIRECT {
-        return BytesMut::with_capacity(len);
-    }
-    let mut buffer = BytesMut::with_capacity(len + ALIGNMENT);
-    let skipped = buffer.as_ptr().addr().next_multiple_of(ALIGNMENT) - buffer.as_ptr().addr();
-    buffer.resize(skipped, 0);
-    buffer.advance(skipped);
-    buffer
-}
-
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.pieces.is_empty() {
             self.fail(Error::new(ErrorKind::Interrupted, "a read ahead was given up"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_buffers_lie_where_the_disk_takes_them_from() {
-        for len in [LEAST_DIRECT, (1 << 20) + 5, 4 << 20] {
-            let mut buffer = room_for(len);
-            let place = buffer.as_ptr();
-            buffer.extend_from_slice(&vec![1; len]);
-            let bytes = buffer.freeze();
-            assert!(place == bytes.as_ptr() && place.addr().is_multiple_of(ALIGNMENT));
-            assert_eq!(bytes.len(), len);
         }
     }
 }

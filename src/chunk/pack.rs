@@ -23,6 +23,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::codec::{self, Codec};
 use super::{Flaw, Id, Run};
 use crate::error::{Error, ErrorKind};
+use crate::object::direct::room_for;
 
 /// A pack is complete when its frames take this much, in bytes.
 pub const TARGET_LEN: usize = 32 << 20;
@@ -32,6 +33,12 @@ pub const MAX_FRAMES: usize = 1 << 14;
 
 /// No frame is larger, in bytes: a damaged length shall not exhaust the memory.
 pub const MAX_FRAME_LEN: u32 = 64 << 20;
+
+/// Room for a complete pack: for its last frame, too, and for its footer.
+const ROOM: usize = TARGET_LEN + (2 << 20);
+
+/// Room for the first frames of a pack that may remain a small one, in bytes.
+const FIRST_ROOM: usize = 1 << 20;
 
 /// Length of a record in bytes.
 const RECORD_LEN: usize = 4 + 4 + 1 + Id::LEN;
@@ -124,10 +131,23 @@ impl Builder {
             plain_len: frame.plain_len,
             codec: frame.codec,
         };
+        if self.bytes.capacity() < self.bytes.len() + frame.stored.len() {
+            self.grow(frame.stored.len());
+        }
         self.bytes.extend_from_slice(&frame.stored);
         let stored = Stored { id: frame.id, place };
         self.frames.push(stored);
         stored
+    }
+
+    /// Makes room for so many bytes more. What nobody writes to takes no memory, so that there are
+    /// only two sizes.
+    fn grow(&mut self, more: usize) {
+        let needed = self.bytes.len() + more;
+        let len = if needed <= FIRST_ROOM { FIRST_ROOM } else { needed.max(ROOM) };
+        let mut larger = room_for(len);
+        larger.extend_from_slice(&self.bytes);
+        self.bytes = larger;
     }
 
     /// How many frames there are.

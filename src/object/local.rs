@@ -1,12 +1,13 @@
 //! Objects as files below a directory.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::FlockOperation;
 use tokio::task::spawn_blocking;
 
+use super::direct::Direct;
 use super::{Depth, ETag, ListPage, Near, ObjectMeta, ObjectStore, PutMode};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
@@ -35,7 +37,12 @@ const ABANDONED_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct LocalStore {
     root: PathBuf,
+    durable: Arc<Durable>,
 }
+
+/// The folders that are durable in theirs, as far as this process has seen to it: folders are never
+/// removed. Guarded for the moment of looking.
+type Durable = Mutex<HashSet<PathBuf>>;
 
 impl LocalStore {
     /// Opens the store in `root`, which is made if it isn't there, and removes what a crash left
@@ -50,7 +57,7 @@ impl LocalStore {
             .context(|| format!("the store {} can't be made", root.display()))?;
         remove_abandoned(&unfinished)
             .context(|| format!("{} can't be cleaned up", unfinished.display()))?;
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), durable: Arc::default() })
     }
 
     fn path_of(&self, key: &str) -> Result<PathBuf> {
@@ -103,8 +110,10 @@ impl ObjectStore for LocalStore {
     }
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<ETag> {
-        let (root, target) = (self.root.clone(), self.path_of(key)?);
-        let written = spawn_blocking(move || write_object(&root, &target, &bytes, mode)).await;
+        let (root, durable) = (self.root.clone(), Arc::clone(&self.durable));
+        let target = self.path_of(key)?;
+        let write = move || write_object(&root, &durable, &target, &bytes, mode);
+        let written = spawn_blocking(write).await;
         written.map_err(io::Error::other).flatten().map_err(|error| {
             if error.kind() == io::ErrorKind::AlreadyExists {
                 return Error::io(error, format!("object {key} is there already"));
@@ -132,9 +141,16 @@ impl ObjectStore for LocalStore {
 }
 
 /// Writes a file next to nobody, makes it durable, and gives it its name in one step.
-fn write_object(root: &Path, target: &Path, bytes: &[u8], mode: PutMode) -> io::Result<ETag> {
-    let mut unfinished = Unfinished::create(root)?;
-    unfinished.file.write_all(bytes)?;
+fn write_object(
+    root: &Path,
+    durable: &Durable,
+    target: &Path,
+    bytes: &[u8],
+    mode: PutMode,
+) -> io::Result<ETag> {
+    let unfinished = Unfinished::create(root)?;
+    let written = Direct::default().write(&unfinished.file, bytes, 0)?;
+    unfinished.file.write_all_at(&bytes[written..], written as u64)?;
     // The clock of the file system may tick every 4 ms only; the ETag shall differ each time.
     unfinished.file.set_modified(SystemTime::now())?;
     unfinished.file.sync_all()?;
@@ -147,11 +163,21 @@ fn write_object(root: &Path, target: &Path, bytes: &[u8], mode: PutMode) -> io::
         }
         other => other?,
     }
-    // Each folder on the way may be new, and a name is durable only with its folder.
+    sync_name(root, durable, folder)?;
+    Ok(etag_of(&metadata))
+}
+
+/// Makes a new name in `folder` durable: the folder, and each on the way to it that may be new.
+fn sync_name(root: &Path, durable: &Durable, folder: &Path) -> io::Result<()> {
+    let known = || durable.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(folder) {
+        return sync_dir(folder);
+    }
     for folder in folder.ancestors().take_while(|folder| folder.starts_with(root)) {
         sync_dir(folder)?;
     }
-    Ok(etag_of(&metadata))
+    known().insert(folder.to_owned());
+    Ok(())
 }
 
 /// A file that has no key yet, locked as long as its writer lives; dropping it removes it.

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, OFlags, fadvise};
 
-use super::direct::Direct;
 use super::layout::{ENTRY, Entry, GRANULE, Layout, shelf_path};
 use super::verified::Verified;
+use crate::object::direct::Direct;
 
 /// How old the time of the last use may be on disk: a newer one would be written at each use.
 const RECENT: Duration = Duration::from_mins(1);
