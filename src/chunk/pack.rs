@@ -119,6 +119,12 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Collects them in this buffer, whatever it holds.
+    pub(super) fn within(mut buffer: BytesMut) -> Self {
+        buffer.clear();
+        Self { bytes: buffer, frames: Vec::new() }
+    }
+
     /// Adds a frame and tells where it lies.
     ///
     /// # Panics

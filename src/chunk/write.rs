@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -19,7 +20,9 @@ pub struct PackWriter {
     target_len: usize,
     runtime: Handle,
     open: Builder,
-    uploads: VecDeque<JoinHandle<Result<Id>>>,
+    uploads: VecDeque<JoinHandle<Result<(Id, Option<BytesMut>)>>>,
+    /// The buffer of a pack that is stored: the kernel takes its time to give memory to another.
+    spare: Option<BytesMut>,
     durable: Vec<Id>,
     stored: u64,
 }
@@ -29,7 +32,7 @@ impl PackWriter {
     pub fn new(packs: Packs, area: Area, target_len: usize, runtime: Handle) -> Self {
         let (uploads, durable) = (VecDeque::new(), Vec::new());
         let open = Builder::default();
-        Self { packs, area, target_len, runtime, open, uploads, durable, stored: 0 }
+        Self { packs, area, target_len, runtime, open, uploads, spare: None, durable, stored: 0 }
     }
 
     /// Adds a frame; returns the number of its pack, counted from 0, and where it lies in it.
@@ -74,19 +77,22 @@ impl PackWriter {
         if self.uploads.len() == UPLOADS {
             self.settle_one()?;
         }
-        let full = std::mem::take(&mut self.open);
+        let next = self.spare.take().map(Builder::within).unwrap_or_default();
+        let full = std::mem::replace(&mut self.open, next);
         let (packs, area) = (self.packs.clone(), self.area);
         self.uploads.push_back(self.runtime.spawn(async move {
             let (id, bytes) = spawn_blocking(move || full.finish()).await.map_err(stopped)?;
-            packs.put_pack(area, id, bytes).await
+            let id = packs.put_pack(area, id, bytes.clone()).await?;
+            Ok((id, bytes.try_into_mut().ok()))
         }));
         Ok(())
     }
 
     fn settle_one(&mut self) -> Result<()> {
         if let Some(upload) = self.uploads.pop_front() {
-            let id = self.runtime.block_on(upload).map_err(stopped)??;
+            let (id, buffer) = self.runtime.block_on(upload).map_err(stopped)??;
             self.durable.push(id);
+            self.spare = buffer.or(self.spare.take());
         }
         Ok(())
     }
