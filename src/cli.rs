@@ -17,6 +17,7 @@ pub mod env;
 mod environment;
 pub mod gc;
 pub mod init;
+mod live;
 pub mod member;
 pub mod mount;
 pub mod org;

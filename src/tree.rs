@@ -180,6 +180,11 @@ pub trait File: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether [`flush`](Self::flush) may do or report anything; without, `close(2)` needs no word.
+    fn flushes(&self) -> bool {
+        true
+    }
+
     /// Makes the bytes durable, and the attributes too unless `data_only`.
     async fn sync(&self, _data_only: bool) -> Result<()> {
         Ok(())
@@ -207,7 +212,8 @@ pub trait File: Send + Sync + 'static {
         PageCache::PerOpen
     }
 
-    /// The complete local file behind this one, if the kernel may read and write it directly.
+    /// The complete local file behind this one, if the kernel may read it directly, and write it
+    /// where this one can be written: then nothing that happens to the bytes is told to the tree.
     fn local(&self) -> Option<&fs::File> {
         None
     }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::home::Home;
+use crate::support::place::Place;
 
 const NOTEBOOK: &str = "files/train.ipynb";
 
@@ -133,6 +135,25 @@ fn applying_brings_the_files_back_and_loses_nothing() {
     assert!(!files.join("link").exists());
     // The rollback had the files as they were: nothing was to be saved before.
     assert_eq!(ids(&home), ["0001", "0002", "0003", "0004"]);
+}
+
+#[test]
+fn an_applied_checkpoint_shows_in_a_mount_at_once() {
+    let place = Place::of(home().0);
+    create(&place.home);
+    place.mount();
+    let files = place.dir.join("files");
+    let model = files.join("src/model.py");
+    fs::write(&model, "much longer than it was\n").unwrap();
+    fs::write(files.join("new"), "").unwrap();
+    // What changed a moment ago the kernel believes for longer than a checkpoint takes.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(fs::metadata(&model).unwrap().len(), 24);
+    assert!(files.join("new").exists());
+    place.home.ok(["checkpoint", "apply", "1"]);
+    assert_eq!(fs::metadata(&model).unwrap().len(), 12);
+    assert_eq!(fs::read(&model).unwrap(), b"weights = 1\n");
+    assert!(!files.join("new").exists());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod files;
 mod memory;
 mod names;
 pub(crate) mod passthrough;
+mod posix;
 mod quota;
 mod session;
 mod versions;

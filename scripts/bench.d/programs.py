@@ -18,7 +18,7 @@ class Built:
     """What cargo builds."""
 
     atelier: Path
-    load: Path
+    load: Path | None = None
     sdk: Path | None = None
 
 

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, table};
+use super::{Context, live, table};
 use crate::catalog::{Catalog, Project, Resource, Role, Shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::workspace::Workspace;
@@ -200,7 +200,8 @@ impl Checkpoint {
             Self::Apply { id } => {
                 require_developer(catalog, &project).await?;
                 let target = find::one(catalog, &project, &id).await?;
-                let line = apply::apply(&workspace, &project, &target).await?;
+                let live = live::files(context, &project).await;
+                let line = apply::apply(&workspace, &project, &target, live).await?;
                 table::made(&line, context.json)?;
             }
             Self::Delete { id } => {

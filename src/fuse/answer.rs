@@ -306,8 +306,8 @@ fn open_flags(opened: &OpenedFile) -> FopenFlags {
     if opened.file.page_cache() == PageCache::Keep {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if !opened.mode.writes() {
-        // Nothing was written, so close(2) has nothing to report.
+    if !opened.mode.writes() || !opened.file.flushes() {
+        // Nothing was written, or all of it was answered: close(2) has nothing to report.
         flags |= FopenFlags::FOPEN_NOFLUSH;
     }
     flags

@@ -1,4 +1,5 @@
-//! Files that the kernel reads by itself, without asking: passthrough (Linux 6.9, for root).
+//! Files that the kernel reads and writes by itself, without asking: passthrough (Linux 6.9, for
+//! root).
 //!
 //! The kernel has two rules. All opens of an inode at one time share a backing file; and while an
 //! inode is open in one way, by passthrough or through the kernel's pages, it can't be opened in
@@ -6,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,9 +16,12 @@ use fuser::BackingId;
 use crate::metrics::Metrics;
 use crate::tree::{File, OpenMode, PageCache};
 
-/// The smallest file for which it pays, in bytes: a smaller one is read by one request, which
-/// costs less than telling the kernel of a file.
+/// The smallest file that never changes for which it pays, in bytes: a smaller one is read by one
+/// request and stays in the kernel's pages, which costs less than telling the kernel of a file.
 const SMALLEST: u64 = 1 << 20;
+
+/// The set-user-ID and the set-group-ID bit, see `inode(7)`.
+const SET_ID: u32 = 0o6000;
 
 /// How each inode is open.
 pub(super) struct Passthrough {
@@ -34,7 +39,7 @@ pub(super) struct Passthrough {
 struct Open {
     /// How many handles there are.
     handles: usize,
-    /// The file that the kernel reads; `None` when it asks us.
+    /// The file that the kernel uses; `None` when it asks us.
     backing: Option<Arc<BackingId>>,
 }
 
@@ -49,7 +54,7 @@ impl Passthrough {
         self.enabled.store(true, Ordering::Relaxed);
     }
 
-    /// Counts a handle of an inode, and gives the file that the kernel shall read instead of
+    /// Counts a handle of an inode, and gives the file that the kernel shall use instead of
     /// asking, if there is one. `tell` makes it known to the kernel.
     pub(super) fn opened(
         &self,
@@ -98,9 +103,9 @@ impl Passthrough {
             Some(rustix::io::Errno::PERM | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY)
         );
         if not_allowed && !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::info!(%error, "files are read through this process: passthrough takes root");
+            tracing::info!(%error, "files are read and written through this process: passthrough takes root");
         } else {
-            tracing::debug!(%error, "a file is read through this process");
+            tracing::debug!(%error, "a file is used through this process");
         }
     }
 
@@ -109,12 +114,16 @@ impl Passthrough {
     }
 }
 
-/// The local file behind one that is only read and never changes, if it is worth it.
+/// The local file behind one, if the kernel can use it by itself and that is worth it.
 fn suitable(file: &dyn File, mode: OpenMode) -> Option<&std::fs::File> {
-    if mode.writes() || file.page_cache() != PageCache::Keep {
-        return None;
-    }
     let local = file.local()?;
-    let len = local.metadata().ok()?.len();
-    (len >= SMALLEST).then_some(local)
+    let metadata = local.metadata().ok()?;
+    let suits = match file.page_cache() {
+        // What never changes is kept in the kernel's pages just as well.
+        PageCache::Keep => !mode.writes() && metadata.len() >= SMALLEST,
+        // The kernel writes as this process, so it takes no set-id bits off. Who opens such a
+        // file to write while it is open already has taken them off by that.
+        PageCache::PerOpen => metadata.mode() & SET_ID == 0,
+    };
+    suits.then_some(local)
 }

@@ -95,7 +95,10 @@ impl LocalTree {
 impl Tree for LocalTree {
     async fn stat(&self, path: &TreePath) -> Result<Attr> {
         let attr = self.root.place(path).and_then(|place| attr_at(place.dir.as_fd(), place.name));
-        attr.context(|| format!("{path} can't be examined"))
+        attr.context(|| format!("{path} can't be examined")).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => error.lasting(attr::FRESH),
+            _ => error,
+        })
     }
 
     fn list(&self, dir: &TreePath) -> BoxStream<'static, Result<Entry>> {

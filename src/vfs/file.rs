@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::{Handle, Known, Vfs, is_gone, lock, stale};
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, IoContext as _, Result};
 use crate::tree::{Attr, File, NewNode, OpenMode, SeekTo, SetAttr};
 
 /// How much one step of a copy reads and writes.
@@ -37,7 +38,8 @@ pub struct OpenedFile {
 impl Vfs {
     /// Opens a node's file; one without a name is opened again through what is open of it.
     ///
-    /// With `drop_privileges` a truncation takes off the set-user-id and set-group-id bits.
+    /// With `drop_privileges` a truncation takes off the set-user-id and set-group-id bits, and so
+    /// does opening to write what the kernel may write without asking.
     pub async fn open(
         &self,
         ino: u64,
@@ -55,10 +57,10 @@ impl Vfs {
             }
             other => self.checked(ino, other?).await?,
         };
+        if drop_privileges && (mode.truncate || mode.writes() && file.local().is_some()) {
+            take_off_privileges(&*file).await?;
+        }
         if mode.truncate {
-            if drop_privileges {
-                take_off_privileges(&*file).await?;
-            }
             self.touch_node(ino);
         }
         Ok(self.opened(ino, file, mode))
@@ -130,6 +132,17 @@ impl Vfs {
         let source = self.open_file(from)?;
         let (ino, target) = lock(&self.files).at(to)?;
         let len = len.min(COPY_MOST);
+        if source.local().is_some() && target.file.local().is_some() {
+            let (source, target) = (Arc::clone(&source), Arc::clone(&target.file));
+            match copy_local((source, from_offset), (target, to_offset), len).await {
+                // Then they aren't on one file system.
+                Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
+                copied => {
+                    self.touch_node(ino);
+                    return copied;
+                }
+            }
+        }
         let mut copied = 0;
         while copied < len {
             let step = usize::try_from(len - copied).unwrap_or(COPY_STEP).min(COPY_STEP);
@@ -218,6 +231,25 @@ impl Vfs {
         let handle = lock(&self.files).insert(ino, open);
         OpenedFile { handle, file, mode }
     }
+}
+
+/// Copies between two files that have local ones behind them, which may share the bytes then; on a
+/// thread that may wait.
+async fn copy_local(
+    (source, mut from): (Arc<dyn File>, u64),
+    (target, mut to): (Arc<dyn File>, u64),
+    len: u64,
+) -> Result<u64> {
+    let copy = move || match (source.local(), target.local()) {
+        (Some(source), Some(target)) => {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), len)
+        }
+        _ => Err(Errno::BADF),
+    };
+    let copied = tokio::task::spawn_blocking(copy).await.map_err(std::io::Error::other);
+    let copied = copied.and_then(|copied| Ok(copied?));
+    Ok(copied.context(|| "a range can't be copied".to_owned())? as u64)
 }
 
 /// Takes off the set-user-id bit, and the set-group-id bit where the group may execute.

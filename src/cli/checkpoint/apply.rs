@@ -1,5 +1,7 @@
 //! Makes the project's files what they were in a checkpoint, without losing what they are.
 
+use std::path::PathBuf;
+
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::save::{Draft, Saver};
@@ -12,7 +14,8 @@ use crate::snapshot::{Capture, Named, Version, restore};
 use crate::workspace::Workspace;
 
 /// Saves the files as they are, unless the newest checkpoint has them so; makes them what they
-/// were; saves the outcome as a rollback.
+/// were; saves the outcome as a rollback. Where a mount shows the files they are changed in it, at
+/// `live`, so that whoever uses it sees them at once.
 ///
 /// # Errors
 /// `NotFound` for a checkpoint without its version; `ResourceBusy` when something among the files
@@ -21,6 +24,7 @@ pub(super) async fn apply(
     workspace: &Workspace,
     project: &Project,
     target: &Shown,
+    live: Option<PathBuf>,
 ) -> Result<Line> {
     let Shown { name, resource, .. } = target;
     let notebook = Line::of(target)?.spec.notebook;
@@ -31,7 +35,8 @@ pub(super) async fn apply(
     let saver = Saver::new(workspace, project)?;
     save_what_is_there(&saver, workspace, name, notebook.as_deref()).await?;
 
-    let done = restore(&version, &TreePath::parse("files")?, &saver.files).await?;
+    let place = live.as_ref().unwrap_or(&saver.files);
+    let done = restore(&version, &TreePath::parse("files")?, place).await?;
     let notebook = match &notebook {
         Some(path) => saver.notebook_as_it_is(path).await?,
         None => None,

@@ -11,9 +11,16 @@ use rustix::io::{Errno, Result};
 
 use crate::tree::{Attr, FileType, Identity, Owner, SetAttr, SetTime};
 
-/// How long the kernel may keep what it was told: long enough to spare a walk its second look,
-/// short enough that what changes behind the mount is soon seen.
-const TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may keep what it was told of a file: only the mount changes it, so that is
+/// for what is changed behind the mount, and for times that writing through a map changes.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The same for what just changed, which is likely to change again, and for names that aren't
+/// there, which others are likely to be made behind the mount.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+
+/// For how long something counts as just changed.
+const JUST: Duration = Duration::from_secs(2);
 
 /// The attributes of a name in a directory; a symbolic link isn't followed.
 pub(super) fn attr_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attr> {
@@ -87,6 +94,7 @@ pub(super) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
 
 fn attr_from(stat: &Statx) -> Attr {
     let mode = u32::from(stat.stx_mode);
+    let ctime = time(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
     Attr {
         file_type: file_type(mode),
         size: stat.stx_size,
@@ -97,14 +105,21 @@ fn attr_from(stat: &Statx) -> Attr {
         rdev: makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
         atime: time(stat.stx_atime.tv_sec, stat.stx_atime.tv_nsec),
         mtime: time(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        ctime: time(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        ctime,
         identity: Some(Identity {
             device: makedev(stat.stx_dev_major, stat.stx_dev_minor),
             inode: stat.stx_ino,
         }),
         version: None,
-        ttl: TTL,
+        ttl: ttl(ctime),
     }
+}
+
+/// How long attributes may be kept that last changed at `ctime`.
+fn ttl(ctime: SystemTime) -> Duration {
+    // A time that is still to come is another clock's: nothing is known then.
+    let settled = SystemTime::now().duration_since(ctime).is_ok_and(|age| age > JUST);
+    if settled { SETTLED } else { FRESH }
 }
 
 fn file_type(mode: u32) -> FileType {
@@ -158,6 +173,12 @@ fn spec_of(time: SystemTime) -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_just_changed_is_believed_for_less() {
+        let now = SystemTime::now();
+        assert_eq!([ttl(now), ttl(now + JUST * 2), ttl(now - JUST * 2)], [FRESH, FRESH, SETTLED]);
+    }
 
     #[test]
     fn times_before_the_epoch_survive_both_ways() {

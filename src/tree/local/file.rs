@@ -74,6 +74,11 @@ impl File for LocalFile {
             .context(|| format!("attributes of {} can't be changed", self.path))
     }
 
+    /// What can't be written is told by the write.
+    fn flushes(&self) -> bool {
+        false
+    }
+
     async fn sync(&self, data_only: bool) -> Result<()> {
         let file = Arc::clone(&self.file);
         let sync = move || {

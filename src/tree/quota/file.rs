@@ -78,6 +78,10 @@ impl File for QuotaFile {
         self.inner.flush().await
     }
 
+    fn flushes(&self) -> bool {
+        self.inner.flushes()
+    }
+
     async fn sync(&self, data_only: bool) -> Result<()> {
         self.inner.sync(data_only).await
     }

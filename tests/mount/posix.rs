@@ -1,0 +1,167 @@
+//! Project storage is a file system to people who know what one is.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use atelier::fuse::{Access, MountOptions};
+use atelier::tree::local::LocalTree;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Mount, limited, on_each_tree, passthrough, python};
+
+/// A project's storage, mounted for all users where this one may.
+fn storage() -> Mount {
+    let access = if is_root() { Access::All } else { Access::Owner };
+    let options = MountOptions { source: "o/c/p".into(), access, ..MountOptions::default() };
+    let mount = Mount::with(|dir| Arc::new(LocalTree::open(dir).expect("a local tree")), &options);
+    fs::set_permissions(mount.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    mount
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// pjdfstest acts as several users, which only root can.
+#[test]
+fn pjdfstest_passes_whole() {
+    if !is_root() {
+        return;
+    }
+    let mount = storage();
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/posix"))
+        .args(["--only", "pjdfstest", "--in"])
+        .arg(mount.path(""))
+        .output()
+        .expect("the script is there");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{log}");
+    // The C library knows no limit of links for what FUSE mounts, so one test asks for none.
+    let expected = "pjdfstest: 397 run, 397 passed, 0 failed; 1 skipped\n  \
+                    skipped link::link_count_max: ";
+    assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn what_the_kernel_wrote_by_itself_is_seen_at_once() {
+    let mount = storage();
+    let path = mount.path("f");
+    let mut file = OpenOptions::new().append(true).create_new(true).open(&path).unwrap();
+    let reader = File::open(&path).unwrap();
+    for round in 1..=50_u64 {
+        file.write_all(b"0123456789").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), round * 10);
+        assert_eq!(reader.metadata().unwrap().len(), round * 10);
+        let mut end = [0; 10];
+        reader.read_exact_at(&mut end, (round - 1) * 10).unwrap();
+        assert_eq!(end, *b"0123456789");
+        assert_eq!(fs::read(&path).unwrap().len() as u64, round * 10);
+    }
+    file.set_len(15).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"012345678901234");
+    file.write_all(b"!").unwrap();
+    drop(OpenOptions::new().write(true).truncate(true).open(&path).unwrap());
+    assert_eq!((fs::metadata(&path).unwrap().len(), fs::read(&path).unwrap().len()), (0, 0));
+    file.write_all(b"end").unwrap();
+    assert_eq!(fs::read(mount.backing().join("f")).unwrap(), b"end");
+    let handed_over = mount.metrics.passthrough_opens.value();
+    assert_eq!(handed_over > 0, passthrough::is_allowed(&mount.backing()), "{handed_over}");
+}
+
+#[test]
+fn the_kernel_writes_nothing_by_itself_where_room_is_counted() {
+    let mount = limited(1 << 20);
+    fs::write(mount.path("f"), vec![7; 500_000]).unwrap();
+    let file = OpenOptions::new().write(true).open(mount.path("f")).unwrap();
+    let refused = file.write_all_at(&[7; 100_000], 1 << 20).unwrap_err();
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::NOSPC));
+    assert_eq!(mount.metrics.passthrough_opens.value(), 0);
+}
+
+#[test]
+fn a_write_by_another_user_takes_set_id_bits_off() {
+    if !is_root() {
+        return;
+    }
+    let mount = storage();
+    for open_before in [false, true] {
+        let path = mount.path(&format!("f{open_before}"));
+        let file = File::create(&path).unwrap();
+        let file = open_before.then_some(file);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+        let program = "
+import os, sys
+os.setgroups([])
+os.setgid(12)
+os.setuid(34)
+with open(sys.argv[1], 'r+b') as f:
+    f.write(b'x')
+";
+        python(program, &[&path]);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777, "{open_before}");
+        drop(file);
+    }
+}
+
+#[test]
+fn a_file_that_never_has_a_name_is_refused_as_unsupported() {
+    on_each_tree(|mount| {
+        let flags = OFlags::TMPFILE | OFlags::RDWR;
+        let refused = rustix::fs::openat(CWD, mount.path(""), flags, Mode::RWXU).unwrap_err();
+        assert_eq!(refused, Errno::OPNOTSUPP);
+        // What programs do then.
+        let file = tempfile::tempfile_in(mount.path("")).unwrap();
+        file.write_all_at(b"nameless", 0).unwrap();
+        assert_eq!(fs::read_dir(mount.path("")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_punched_hole_gives_room_back_and_reads_as_zeroes() {
+    let mount = storage();
+    let mut new = OpenOptions::new();
+    let file = new.read(true).write(true).create_new(true).open(mount.path("f")).unwrap();
+    file.write_all_at(&[1; 1 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    let before = file.metadata().unwrap().blocks();
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, flags, 4096, 512 << 10).unwrap();
+    let metadata = file.metadata().unwrap();
+    assert_eq!(metadata.len(), 1 << 20);
+    assert!(metadata.blocks() < before, "{before} blocks, then {}", metadata.blocks());
+    let bytes = fs::read(mount.path("f")).unwrap();
+    let hole = 4096..4096 + (512 << 10);
+    assert!(bytes[hole.clone()].iter().all(|byte| *byte == 0));
+    assert!(bytes[..hole.start].iter().chain(&bytes[hole.end..]).all(|byte| *byte == 1));
+}
+
+#[test]
+fn the_longest_names_and_the_deepest_trees_work() {
+    on_each_tree(|mount| {
+        fs::write(mount.path(&"n".repeat(255)), b"x").unwrap();
+        let refused = fs::write(mount.path(&"n".repeat(256)), b"x").unwrap_err();
+        assert_eq!(Errno::from_io_error(&refused), Some(Errno::NAMETOOLONG));
+        let program = "
+import os, sys
+name = 'd' * 200
+os.chdir(sys.argv[1])
+for level in range(40):
+    os.mkdir(name)
+    os.chdir(name)
+open('file', 'w').write('deep')
+os.rename('file', 'renamed')
+assert os.stat('renamed').st_size == 4 and os.listdir('.') == ['renamed']
+os.remove('renamed')
+for level in range(40):
+    os.chdir('..')
+    os.rmdir(name)
+";
+        python(program, &[Path::new(&mount.path(""))]);
+    });
+}
