@@ -29,6 +29,9 @@
 //!
 //! # The way of a `read()`
 //!
+//! Where a whole local file is behind the one that is read, and the kernel lets us, it was told of
+//! that file when this one was opened, and reads and writes it without asking. Else:
+//!
 //! 1. The kernel puts a `FUSE_READ` on `/dev/fuse`; one of several fuser threads takes it
 //!    ([`fuse`]) and asks the [`vfs`] for the open file behind the handle.
 //! 2. The file's future is polled once on that thread. A cached answer is ready at once and goes

@@ -110,12 +110,11 @@ impl<V, P> Fuse<V, P> {
 /// Tells the kernel what we can do with a tree that may change.
 pub(super) fn negotiate(config: &mut KernelConfig, passthrough: &Passthrough) {
     negotiate_reading(config);
-    let wanted = [
-        InitFlags::FUSE_ATOMIC_O_TRUNC,
-        // Without it the kernel asks for security.capability before every write.
-        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    ];
-    want(config, &wanted);
+    // Not FUSE_ATOMIC_O_TRUNC: with it a program that is running loses its bytes before the kernel
+    // refuses to open it with `ETXTBSY`.
+    //
+    // Without this one the kernel asks for security.capability before every write.
+    want(config, &[InitFlags::FUSE_HANDLE_KILLPRIV_V2]);
     // To files of a file system that lies on no other; then others can be stacked on ours.
     if config.set_max_stack_depth(1).is_ok()
         && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()

@@ -21,6 +21,8 @@ pub struct Mounted {
     pub file_system: String,
     /// What is mounted: here the project.
     pub source: String,
+    /// Whether nothing can be written through it.
+    pub is_read_only: bool,
 }
 
 impl Mounted {
@@ -75,6 +77,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = fields.nth(2)?;
     let mount_point = fields.nth(1)?;
+    let options = fields.next()?;
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let file_system = rest.next()?;
     let source = rest.next()?;
@@ -83,6 +86,7 @@ fn parse(line: &[u8]) -> Option<Mounted> {
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
         file_system: text(file_system),
         source: text(&unescape(source)),
+        is_read_only: options.split(|byte| *byte == b',').any(|option| option == b"ro"),
     })
 }
 
@@ -136,7 +140,9 @@ mod tests {
         assert_eq!(mounted.device, "0:98");
         assert_eq!(mounted.mount_point, Path::new("/mnt/my cats"));
         assert_eq!(mounted.source, "o/c/p");
-        assert!(mounted.is_ours());
+        assert!(mounted.is_ours() && !mounted.is_read_only);
+        let line = b"36 35 0:98 / /mnt nosuid,ro,relatime - fuse.atelier o/c/p rw";
+        assert!(parse(line).unwrap().is_read_only);
         assert_eq!(parse(b""), None);
     }
 

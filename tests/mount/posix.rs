@@ -110,6 +110,33 @@ with open(sys.argv[1], 'r+b') as f:
 }
 
 #[test]
+fn a_program_that_runs_keeps_its_bytes() {
+    on_each_tree(|mount| {
+        let program = "
+import errno, os, shutil, subprocess, sys
+shutil.copy(shutil.which('sleep'), sys.argv[1])
+size = os.stat(sys.argv[1]).st_size
+running = subprocess.Popen([sys.argv[1], '600'])
+try:
+    for flags in os.O_RDONLY | os.O_TRUNC, os.O_WRONLY, os.O_RDWR | os.O_TRUNC:
+        try:
+            os.open(sys.argv[1], flags)
+            raise SystemExit('opened nevertheless')
+        except OSError as e:
+            assert e.errno == errno.ETXTBSY, e
+    assert os.stat(sys.argv[1]).st_size == size > 0
+    assert running.poll() is None
+finally:
+    running.kill()
+    running.wait()
+os.close(os.open(sys.argv[1], os.O_RDONLY | os.O_TRUNC))
+assert os.stat(sys.argv[1]).st_size == 0
+";
+        python(program, &[&mount.path("program")]);
+    });
+}
+
+#[test]
 fn a_file_that_never_has_a_name_is_refused_as_unsupported() {
     on_each_tree(|mount| {
         let flags = OFlags::TMPFILE | OFlags::RDWR;
