@@ -64,7 +64,12 @@ def arguments(words: list[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help="less data, less time, one round")
     add("--only", type=lambda text: text.split(","), metavar="CASE,…", help="these cases")
     add("--rounds", type=int, metavar="N", help="how often each is measured [default: 3; quick: 1]")
-    add("--seconds", type=float, metavar="S", help="most time for a job of fio [default: 10; quick: 3]")
+    add(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="most time for a job of fio [default: 10; quick: 3]",
+    )
     add("--json", type=Path, metavar="FILE", help="write every measurement there")
     add("--atelier", metavar="FILE", help="measure this program, and don't build one")
     add("--option", action="append", default=[], help="another option for `atelier mount`")
@@ -106,7 +111,8 @@ def table(measured: list[dict]) -> str:
         found = [statistics.median(rates.get((name, who), [0.0])) for who in ("atelier", "native")]
         if any(found):
             ratio = f"{found[0] / found[1]:.2f}" if all(found) else ""
-            rows.append([f"{case.title}, {case.unit}", *map(figure, found), ratio, f"{case.goal:g}"])
+            title = f"{case.title}, {case.unit}"
+            rows.append([title, *map(figure, found), ratio, f"{case.goal:g}"])
     return aligned(rows)
 
 

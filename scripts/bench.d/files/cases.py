@@ -108,7 +108,8 @@ def pip(data: Data, place: Path) -> float:
 
 def npm(data: Data, place: Path) -> float:
     """As npm does: each package is unpacked beside its place, then renamed."""
-    words = (sys.executable, Path(__file__).with_name("unpack.py"), data.packages, place / "modules")
+    program = Path(__file__).with_name("unpack.py")
+    words = (sys.executable, program, data.packages, place / "modules")
     return timed(lambda: run(*words), data.files)
 
 
@@ -127,20 +128,30 @@ def remove(data: Data, place: Path) -> float:
     return timed(lambda: run("rm", "-rf", *place.iterdir()), data.files)
 
 
-LARGE, META = 0.9, 0.3
-BW, IOPS = ("MB/s", "bw"), ("I/Os/s", "iops")
+def sequential(title: str, *words: str, before=None) -> Case:
+    return Case(title, "MB/s", 0.9, fio(*words, "--bs=1M", unit="bw"), before)
+
+
+def random(title: str, *words: str, before=None) -> Case:
+    return Case(title, "I/Os/s", 0.9, fio(*words, "--bs=4k", unit="iops"), before)
+
+
+def tree(title: str, work, before=None, unit: str = "files/s") -> Case:
+    return Case(title, unit, 0.3, work, before)
+
+
 DURABLE = "--end_fsync=1"
 CASES = {
-    "read": Case("sequential read, cold", BW[0], LARGE, fio("--rw=read", "--bs=1M", unit=BW[1]), written),
-    "write": Case("sequential write and fsync", BW[0], LARGE, fio("--rw=write", "--bs=1M", DURABLE, unit=BW[1])),
-    "random-read": Case("random read of 4 KiB, cold", IOPS[0], LARGE, fio("--rw=randread", "--bs=4k", unit=IOPS[1]), written),
-    "random-write": Case("random write of 4 KiB and fsync", IOPS[0], LARGE, fio("--rw=randwrite", "--bs=4k", DURABLE, unit=IOPS[1]), written),
-    "clone": Case("git clone", "files/s", META, clone),
-    "status": Case("git status, warm", "runs/s", META, status, cloned),
-    "untar": Case("untar", "files/s", META, untar),
-    "find": Case("find with attributes, warm", "files/s", META, find, untarred),
-    "small": Case("read small files with tar, warm", "files/s", META, read, untarred),
-    "pip": Case("pip install", "files/s", META, pip),
-    "npm": Case("unpack packages as npm does", "files/s", META, npm),
-    "remove": Case("rm -rf", "files/s", META, remove, untarred),
-}  # fmt: skip
+    "read": sequential("sequential read, cold", "--rw=read", before=written),
+    "write": sequential("sequential write and fsync", "--rw=write", DURABLE),
+    "random-read": random("random read of 4 KiB, cold", "--rw=randread", before=written),
+    "random-write": random("random write of 4 KiB and fsync", "--rw=randwrite", DURABLE),
+    "clone": tree("git clone", clone),
+    "status": tree("git status, warm", status, cloned, "runs/s"),
+    "untar": tree("untar", untar),
+    "find": tree("find with attributes, warm", find, untarred),
+    "small": tree("read small files with tar, warm", read, untarred),
+    "pip": tree("pip install", pip),
+    "npm": tree("unpack packages as npm does", npm),
+    "remove": tree("rm -rf", remove, untarred),
+}

@@ -70,7 +70,8 @@ class Data:
             for number in range(self.modules):
                 module = MODULE.replace("{n}", str(number))
                 wheel.writestr(f"bench/part{number // 50}/module{number}.py", module)
-            wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: bench\nVersion: 1.0\n")
+            named = "Metadata-Version: 2.1\nName: bench\nVersion: 1.0\n"
+            wheel.writestr(f"{about}/METADATA", named)
             tag = "Wheel-Version: 1.0\nGenerator: bench\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
             wheel.writestr(f"{about}/WHEEL", tag)
             wheel.writestr(f"{about}/RECORD", "")
