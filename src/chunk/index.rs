@@ -45,6 +45,13 @@ impl Index {
         self.frames.resize_with(self.known.len(), Vec::new);
     }
 
+    /// Adds a pack that is in the store and whose frames needn't be found.
+    pub fn add_unread(&mut self, id: Id) {
+        self.numbers.insert(id, number(self.known.len()));
+        self.known.push(id);
+        self.frames.resize_with(self.known.len(), Vec::new);
+    }
+
     /// Adds the next frame of a pack that is being written.
     pub fn add_frame(&mut self, pack: u32, frame: Stored) -> Slot {
         if self.frames.len() <= pack as usize {

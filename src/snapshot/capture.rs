@@ -6,51 +6,42 @@
 //! the root. Who publishes the root does so last: a capture that dies leaves nothing but orphans,
 //! which the next one finds by their hashes and uses.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
-use std::thread;
-use std::time::SystemTime;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use super::format::{Mtime, Totals};
+use super::format::Totals;
 use super::read::Version;
-use crate::chunk::index::Index;
 use crate::chunk::{Id, Packs};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::object::ObjectStore;
 use crate::path::TreePath;
 
+mod amend;
 mod archive;
 mod assembly;
+mod changes;
 mod feed;
+mod gone;
 mod layout;
+mod memo;
 mod objects;
 mod read;
+mod run;
 mod seen;
+mod splice;
 mod store;
 mod unordered;
 mod walk;
 
 pub use archive::Archive;
+pub use changes::{Changes, Depth};
 
-use assembly::{Assembly, Entries};
-use feed::{Feed, Stopped};
-use seen::{Memory, Previous};
-use store::{Frames, Pages};
-use unordered::Unordered;
-
-/// Files that are read ahead of the one that is stored; each holds up to 512 KiB, or a few chunks.
-const WINDOW: usize = 64;
-
-/// Threads that read files.
-const READERS: usize = 4;
+use seen::Memory;
 
 /// A version that is to be made.
 #[derive(Default)]
@@ -59,10 +50,19 @@ pub struct Capture {
     unordered: Option<UnorderedSource>,
     previous: Option<Version>,
     memory: Option<Memory>,
+    /// Whether the memory stays as it is.
+    recalls: bool,
+    changes: Option<(TreePath, Changes)>,
+    described: Option<(TreePath, Describe)>,
+    at_most: Option<u64>,
     surveys: bool,
     progress: Arc<Progress>,
 }
 
+/// Makes a file of what there is to take in.
+type Describe = Arc<dyn Fn(Total) -> Result<Bytes> + Send + Sync>;
+
+#[derive(Clone)]
 enum Source {
     Directory(PathBuf),
     Bytes(Bytes),
@@ -103,6 +103,14 @@ pub struct Total {
     pub bytes: u64,
 }
 
+impl Total {
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        let (entries, bytes) = (self.entries + other.entries, self.bytes + other.bytes);
+        Self { entries, bytes }
+    }
+}
+
 impl Progress {
     /// How many of the bytes in [`total`](Self::total) are done.
     pub fn done(&self) -> u64 {
@@ -137,8 +145,12 @@ pub struct Captured {
     pub reused: u64,
     /// All objects that it needs, for who publishes it.
     pub needs: BTreeSet<Id>,
+    /// What wasn't taken since it was more than what is taken [at most](Capture::at_most).
+    pub too_much: Option<Total>,
     /// What is not in the version, or not as it was at one moment; the first 1000.
     pub skipped: Vec<Skipped>,
+    /// Where these are.
+    pub unsettled: Vec<TreePath>,
     /// How many there are of these.
     pub left_out: u64,
 }
@@ -172,6 +184,27 @@ impl Capture {
         self
     }
 
+    /// Takes in a file to be found at `at` that `describe` makes of how many files there are in the
+    /// directories that are taken in, and of how many bytes they have: about, for they may change
+    /// before they are read.
+    #[must_use]
+    pub fn described(
+        mut self,
+        at: TreePath,
+        describe: impl Fn(Total) -> Result<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.described = Some((at, Arc::new(describe)));
+        self
+    }
+
+    /// Tells what may differ below the directory `at` from the previous version, which has it from
+    /// the same place: nothing else of it is looked at. The outcome is the same as if all were.
+    #[must_use]
+    pub fn changed(mut self, at: TreePath, changes: Changes) -> Self {
+        self.changes = Some((at, changes));
+        self
+    }
+
     /// Takes in what is in an archive.
     #[must_use]
     pub fn archive(mut self, archive: Archive) -> Self {
@@ -196,8 +229,22 @@ impl Capture {
     /// Keeps in `dir` which files were read, and doesn't read them again when they are as they
     /// were for the previous version.
     #[must_use]
-    pub fn remember(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.memory = Some(Memory::new(dir.into()));
+    pub fn remember(self, dir: impl Into<PathBuf>) -> Self {
+        Self { memory: Some(Memory::new(dir.into())), recalls: false, ..self }
+    }
+
+    /// Doesn't read files again that are as they were for the previous version, as far as that was
+    /// kept in `dir`; keeps nothing there of this version, which won't be built upon.
+    #[must_use]
+    pub fn recall(self, dir: impl Into<PathBuf>) -> Self {
+        Self { recalls: true, ..self.remember(dir) }
+    }
+
+    /// Leaves directories out when their files have more than so many bytes together; what is
+    /// [described](Self::described) is told the truth.
+    #[must_use]
+    pub fn at_most(mut self, bytes: Option<u64>) -> Self {
+        self.at_most = bytes;
         self
     }
 
@@ -229,133 +276,11 @@ impl Capture {
                     .context(|| format!("{} can't be taken in", from.display()))?;
             }
         }
-        let index = Arc::new(RwLock::new(packs.index().await?));
         let cancel = Cancel(self.progress.clone());
         let packs = packs.clone();
-        let made = spawn_blocking(move || self.assemble(&packs, &index)).await;
+        let made = spawn_blocking(move || run::run(self, &packs)).await;
         drop(cancel);
         made.map_err(|error| Error::new(ErrorKind::Io, "taking in was stopped").with_source(error))?
-    }
-
-    fn assemble(self, packs: &Packs, index: &Arc<RwLock<Index>>) -> Result<Captured> {
-        let Self { sources, unordered, previous, memory, surveys, progress } = self;
-        let top = top_of(&sources);
-        let runtime = Handle::current();
-        let before = previous.as_ref().map(Version::id);
-        let known = previous.clone().map(|previous| {
-            Previous::new(previous, memory.as_ref(), index.clone(), runtime.clone())
-        });
-        let mut assembly = Assembly {
-            frames: Frames::new(packs, index.clone(), progress.clone()),
-            pages: Pages::new(packs, previous.as_ref())?,
-            entries: match unordered {
-                None => Entries::Sorted(VecDeque::new()),
-                Some(UnorderedSource::Archive(_)) => Entries::Unordered(Unordered::new(false)),
-                Some(UnorderedSource::Objects(_)) => Entries::Unordered(Unordered::new(true)),
-            },
-            skipped: Vec::new(),
-            left_out: 0,
-            prints: Vec::new(),
-            previous,
-            progress: &progress,
-        };
-        let ended = AtomicBool::new(false);
-        let surveyed = surveys.then(|| survey(&sources, unordered.as_ref(), &runtime));
-        let readers = match &unordered {
-            Some(UnorderedSource::Objects(_)) => objects::READERS,
-            _ => thread::available_parallelism().map_or(1, usize::from).min(READERS),
-        };
-        let (progress, ended, known, runtime) = (&progress, &ended, known.as_ref(), &runtime);
-        let taken = thread::scope(|scope| {
-            let (jobs, queue) = sync_channel(WINDOW);
-            let (tickets, coming) = sync_channel(WINDOW);
-            let queue = Arc::new(Mutex::new(queue));
-            for _ in 0..readers {
-                let queue = queue.clone();
-                scope.spawn(move || read::work(&queue, index, progress));
-            }
-            drop(queue);
-            if let Some(survey) = surveyed {
-                scope.spawn(move || {
-                    let wanted = || !ended.load(Ordering::Relaxed) && !progress.is_cancelled();
-                    if let Some(total) = survey(&wanted) {
-                        // Nobody else tells it.
-                        let _ = progress.total.set(total);
-                    }
-                });
-            }
-            let feeding = scope.spawn(move || {
-                let feed = Feed::new(jobs, tickets);
-                walk::take(sources, known, progress, &feed)?;
-                match unordered {
-                    None => Ok(()),
-                    Some(UnorderedSource::Archive(archive)) => archive.take(&feed, index, progress),
-                    Some(UnorderedSource::Objects(store)) => {
-                        objects::take(&store, known, progress, &feed, runtime)
-                    }
-                }
-            });
-            let taken = assembly.take_all(&coming);
-            // Whoever feeds still is told that nothing more is wanted.
-            drop(coming);
-            let fed = feeding.join();
-            ended.store(true, Ordering::Relaxed);
-            match fed {
-                Err(panic) => std::panic::resume_unwind(panic),
-                Ok(_) if progress.is_cancelled() => {
-                    Err(Error::new(ErrorKind::Interrupted, "taking in was interrupted"))
-                }
-                Ok(Err(Stopped::Failed(error))) => Err(error),
-                Ok(_) => taken,
-            }
-        });
-        if let Err(error) = taken {
-            if error.kind() == ErrorKind::Interrupted {
-                assembly.keep()?;
-            }
-            return Err(error);
-        }
-        let (captured, prints) = assembly.finish(top)?;
-        if let Some(memory) = memory {
-            memory.keep(captured.root, before, &prints);
-        }
-        Ok(captured)
-    }
-}
-
-/// Finds out how much there is to do; `None` when nobody wants to know any more.
-type Survey = Box<dyn FnOnce(&dyn Fn() -> bool) -> Option<Total> + Send>;
-
-fn survey(
-    sources: &[(TreePath, Source)],
-    unordered: Option<&UnorderedSource>,
-    runtime: &Handle,
-) -> Survey {
-    match unordered {
-        Some(UnorderedSource::Archive(archive)) => {
-            let bytes = archive.len();
-            Box::new(move |_| bytes.map(|bytes| Total { entries: 0, bytes }))
-        }
-        Some(UnorderedSource::Objects(store)) => {
-            let (store, runtime) = (store.clone(), runtime.clone());
-            Box::new(move |wanted| objects::survey(&store, &runtime, wanted))
-        }
-        None => {
-            let directories: Vec<_> = sources
-                .iter()
-                .filter_map(|(_, source)| match source {
-                    Source::Directory(directory) => Some(directory.clone()),
-                    Source::Bytes(_) => None,
-                })
-                .collect();
-            Box::new(move |wanted| {
-                directories.iter().try_fold(Total::default(), |total, directory| {
-                    let more = walk::survey(directory, wanted)?;
-                    let (entries, bytes) = (total.entries + more.entries, total.bytes + more.bytes);
-                    Some(Total { entries, bytes })
-                })
-            })
-        }
     }
 }
 
@@ -366,15 +291,4 @@ impl Drop for Cancel {
     fn drop(&mut self) {
         self.0.cancelled.store(true, Ordering::Relaxed);
     }
-}
-
-/// Mode and mtime of the top of a version: those of the directory that was taken in there.
-fn top_of(sources: &[(TreePath, Source)]) -> (u32, Mtime) {
-    let local = sources.iter().find_map(|(at, source)| match source {
-        Source::Directory(from) if at.is_root() => std::fs::metadata(from).ok(),
-        _ => None,
-    });
-    local.map_or((0o755, SystemTime::now().into()), |metadata| {
-        (metadata.mode() & 0o7777, walk::mtime_of(&metadata))
-    })
 }

@@ -253,6 +253,25 @@ impl Version {
         self.entries_of(stream::iter(start..self.pages().len()), key)
     }
 
+    /// The entries whose keys are in a range, in order; without an end all from a key on.
+    pub(super) fn entries_of_range(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> BoxStream<'static, Result<Named>> {
+        let pages = self.pages();
+        let start = pages.partition_point(|page| page.first[..] <= *from).saturating_sub(1);
+        let end = to.map_or(pages.len(), |to| pages.partition_point(|page| page.first[..] < *to));
+        let (from, to) = (from.to_vec(), to.map(<[u8]>::to_vec));
+        let is_in = move |named: &Named| {
+            let key = [&named.directory[..], b"\0", &named.name].concat();
+            key >= from && to.as_ref().is_none_or(|to| key < *to)
+        };
+        self.entries_of(stream::iter(start..end.max(start)), (Vec::new(), Vec::new()))
+            .filter(move |item| std::future::ready(item.as_ref().map_or(true, &is_in)))
+            .boxed()
+    }
+
     /// The entries of some pages from a key on.
     fn entries_of(
         &self,

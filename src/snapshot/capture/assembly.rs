@@ -28,6 +28,8 @@ pub(super) struct Assembly<'a> {
     pub(super) pages: Pages,
     pub(super) entries: Entries,
     pub(super) skipped: Vec<Skipped>,
+    /// Where those are.
+    pub(super) unsettled: Vec<TreePath>,
     pub(super) left_out: u64,
     /// What the files are known by that were read, or needn't be.
     pub(super) prints: Vec<Print>,
@@ -77,11 +79,22 @@ impl Assembly<'_> {
         let stored_data = self.frames.finish()?;
         self.release()?;
         let (mode, mtime) = self.sort()?.unwrap_or(top);
-        let Finished { root, totals, stored, needs } = self.pages.finish(mode, mtime)?;
+        let Finished { root, totals, stored, needs } =
+            self.pages.finish(mode, mtime, &self.frames)?;
         let reused = self.progress.reused.load(Ordering::Relaxed);
         let stored = stored_data + stored;
-        let (skipped, left_out) = (self.skipped, self.left_out);
-        let captured = Captured { root, totals, stored, reused, needs, skipped, left_out };
+        let Self { skipped, unsettled, left_out, .. } = self;
+        let captured = Captured {
+            root,
+            totals,
+            stored,
+            reused,
+            needs,
+            too_much: None,
+            skipped,
+            unsettled,
+            left_out,
+        };
         Ok((captured, self.prints))
     }
 
@@ -132,6 +145,7 @@ impl Assembly<'_> {
                     };
                     return Ok(Some(Entry { mode, mtime, content }));
                 }
+                Ok(Part::Gone) => return Ok(None),
                 Ok(Part::Failed(reason)) => {
                     self.skip(at, reason);
                     return Ok(None);
@@ -155,6 +169,7 @@ impl Assembly<'_> {
     fn skip(&mut self, at: &At, reason: String) {
         self.left_out += 1;
         if self.skipped.len() < NAMED {
+            self.unsettled.extend(TreePath::parse(at.path()));
             self.skipped.push(Skipped { path: shown(at), reason });
         }
     }

@@ -13,7 +13,7 @@ use crate::snapshot::format::Entry;
 const CHUNKS_AHEAD: usize = 16;
 
 /// Where something is in the version; both are empty for its top.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) directory: Bytes,
     pub(super) name: Bytes,

@@ -45,7 +45,7 @@ pub(super) enum Input {
     Object(Object),
 }
 
-/// What a file consists of, in order; one of the last three is the last part.
+/// What a file consists of, in order; one of the last four is the last part.
 pub(super) enum Part {
     /// All bytes of a small file.
     Inline(Bytes),
@@ -57,6 +57,8 @@ pub(super) enum Part {
     Again,
     /// The file ends.
     Done(Done),
+    /// The file isn't there any more.
+    Gone,
     /// The file can't be read, for this reason.
     Failed(String),
     /// Nothing more can be read.
@@ -133,6 +135,9 @@ impl Reading<'_> {
         for attempt in 1..=ATTEMPTS {
             let began = SystemTime::now();
             match self.read_once(path) {
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    return self.send(Part::Gone);
+                }
                 Err(ReadError::Io(error)) => return self.send(Part::Failed(error.to_string())),
                 Err(ReadError::Unwanted) => return Err(Unwanted),
                 Ok((before, settled)) if settled || attempt == ATTEMPTS => {

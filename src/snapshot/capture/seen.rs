@@ -9,15 +9,17 @@ use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
 use super::feed::At;
+use super::memo::PackMemo;
 use super::objects::Object;
 use crate::chunk::Id;
 use crate::chunk::index::Index;
+use crate::chunk::split::Chunks;
 use crate::path::TreePath;
 use crate::snapshot::format::{Content, Mtime};
 use crate::snapshot::read::Version;
@@ -69,7 +71,9 @@ pub(super) fn would_show(metadata: &Metadata, read: SystemTime) -> bool {
 /// The previous version, and what is known of the files that were read for it.
 pub(super) struct Previous {
     version: Version,
-    prints: HashSet<Print>,
+    memory: Option<Memory>,
+    /// What is known of the files, read when the first one is asked for.
+    prints: OnceLock<HashSet<Print>>,
     index: Arc<RwLock<Index>>,
     runtime: Handle,
 }
@@ -77,23 +81,67 @@ pub(super) struct Previous {
 impl Previous {
     pub(super) fn new(
         version: Version,
-        memory: Option<&Memory>,
+        memory: Option<Memory>,
         index: Arc<RwLock<Index>>,
         runtime: Handle,
     ) -> Self {
-        let prints = memory.map(|memory| memory.recall(version.id())).unwrap_or_default();
-        Self { version, prints, index, runtime }
+        Self { version, memory, prints: OnceLock::new(), index, runtime }
     }
 
     /// What a file holds that was read for the previous version and is the same since.
     pub(super) fn content(&self, at: &At, print: Print) -> Option<Content<u32>> {
-        if !self.prints.contains(&print) {
+        if !self.prints().contains(&print) {
             return None;
         }
+        self.numbered(self.entry(at)?)
+    }
+
+    /// Whether a file is the same as it was read for the previous version.
+    pub(super) fn has(&self, at: &At, metadata: &Metadata) -> bool {
+        self.prints().contains(&Print::of_file(at, metadata))
+    }
+
+    fn prints(&self) -> &HashSet<Print> {
+        self.prints.get_or_init(|| {
+            let memory = self.memory.as_ref();
+            memory.map(|memory| memory.recall(self.version.id())).unwrap_or_default()
+        })
+    }
+
+    /// What the previous version holds there, if it is these bytes.
+    pub(super) fn content_of(&self, at: &At, bytes: &[u8]) -> Option<Content<u32>> {
+        let content = self.entry(at)?;
+        is_content(bytes, &content).then(|| self.numbered(content)).flatten()
+    }
+
+    fn entry(&self, at: &At) -> Option<Content> {
         let path = TreePath::parse(at.path()).ok()?;
-        let content = self.runtime.block_on(self.version.entry(&path)).ok()?.content;
+        Some(self.runtime.block_on(self.version.entry(&path)).ok()?.content)
+    }
+
+    fn numbered(&self, content: Content) -> Option<Content<u32>> {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         content.rename_packs(|pack| index.number_of(&pack))
+    }
+}
+
+/// Whether a file with this content has these bytes.
+fn is_content(bytes: &[u8], content: &Content) -> bool {
+    if content.len() != bytes.len() as u64 {
+        return false;
+    }
+    match content {
+        Content::Directory | Content::Symlink(_) => false,
+        Content::Inline(inline) => inline == bytes,
+        Content::Frame { id, .. } => *id == Id::of(bytes),
+        Content::Runs { id, .. } => {
+            let mut ids = Vec::new();
+            for chunk in Chunks::new(bytes) {
+                let Ok(chunk) = chunk else { return false };
+                ids.extend_from_slice(Id::of(&chunk).as_bytes());
+            }
+            *id == Id::of(&ids)
+        }
     }
 }
 
@@ -106,10 +154,28 @@ impl Memory {
         Self(dir)
     }
 
+    /// Which packs the pages need of versions for which files were read.
+    pub(super) fn packs(&self) -> PackMemo {
+        PackMemo::open(self.0.join("packs"))
+    }
+
     fn recall(&self, root: Id) -> HashSet<Print> {
         let kept = fs::read(self.file(root)).unwrap_or_default();
         let (prints, _) = kept.as_chunks::<PRINT_LEN>();
         prints.iter().map(|print| Print(*print)).collect()
+    }
+
+    /// Keeps what was read for `root` in addition to what was read for the version before; what of
+    /// that isn't so any more is of no use and no harm.
+    pub(super) fn add(&self, root: Id, before: Id, prints: &[Print]) {
+        if prints.is_empty() {
+            // Where nothing was kept, nothing is.
+            let _ = fs::rename(self.file(before), self.file(root));
+            return;
+        }
+        let mut all = self.recall(before);
+        all.extend(prints);
+        self.keep(root, Some(before), &all.into_iter().collect::<Vec<_>>());
     }
 
     /// Keeps what was read for `root`, in place of what was read for the version before.

@@ -11,7 +11,10 @@ use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
 
 use super::Progress;
+use super::gone::{self, Gone};
+use super::memo::PackMemo;
 use super::read::Piece;
+use super::splice::{Next, Splice};
 use crate::chunk::index::{Index, Slot};
 use crate::chunk::pack::TARGET_LEN;
 use crate::chunk::write::PackWriter;
@@ -96,6 +99,11 @@ impl Frames {
         self.with_index(|index| index.number_of(pack))
     }
 
+    /// Whether a pack was there before or is durable now.
+    fn has(&self, pack: &Id) -> bool {
+        self.number_of(pack).is_some() || self.writer.durable().contains(pack)
+    }
+
     /// Waits until all frames are durable; returns how many bytes were stored.
     pub(super) fn finish(&mut self) -> Result<u64> {
         self.writer.finish()?;
@@ -117,6 +125,15 @@ pub(super) struct Finished {
     pub(super) needs: BTreeSet<Id>,
 }
 
+/// What the previous version has that wasn't passed yet.
+enum Before {
+    Nothing,
+    /// Its entries; all that isn't pushed is gone.
+    Entries(BoxStream<'static, Result<Named>>, Option<Named>),
+    /// Its pages; all that isn't gone stays.
+    Splice(Box<Splice>),
+}
+
 /// Entries on their way into pages.
 pub(super) struct Pages {
     packs: Packs,
@@ -125,25 +142,39 @@ pub(super) struct Pages {
     writer: PackWriter,
     /// Pages that the previous version has and that may be used.
     known: HashMap<Id, PageRef>,
-    /// The entries of the previous version from here on.
-    previous: Option<BoxStream<'static, Result<Named>>>,
-    next_previous: Option<Named>,
+    before: Before,
     /// The pages so far, with the number of their pack where it isn't durable yet.
     done: Vec<(PageRef, Option<usize>)>,
     totals: Totals,
     /// The packs that files are in.
     needs: BTreeSet<Id>,
+    memo: PackMemo,
 }
 
 impl Pages {
-    pub(super) fn new(packs: &Packs, previous: Option<&Version>) -> Result<Self> {
+    /// Begins a version behind `previous`. With `gone`, only what is pushed or gone differs from
+    /// that; without, only what is pushed will be there.
+    pub(super) fn new(
+        packs: &Packs,
+        previous: Option<&Version>,
+        gone: Option<Gone>,
+        memo: PackMemo,
+    ) -> Result<Self> {
         let runtime = Handle::current();
         let mut known = HashMap::new();
+        let (mut before, mut totals) = (Before::Nothing, Totals::default());
         if let Some(previous) = previous {
             let usable = runtime.block_on(packs.usable(Area::Meta))?;
             let usable: HashSet<_> = usable.into_iter().map(|(pack, _)| pack).collect();
             let pages = previous.pages().iter().filter(|page| usable.contains(&page.pack));
             known.extend(pages.map(|page| (page.id, page.clone())));
+            before = match gone {
+                None => Before::Entries(previous.entries(), None),
+                Some(gone) => {
+                    totals = previous.totals();
+                    Before::Splice(Box::new(Splice::new(previous.clone(), gone, usable)))
+                }
+            };
         }
         Ok(Self {
             writer: PackWriter::new(packs.clone(), Area::Meta, META_TARGET_LEN, runtime.clone()),
@@ -151,11 +182,11 @@ impl Pages {
             runtime,
             builder: PageBuilder::default(),
             known,
-            previous: previous.map(Version::entries),
-            next_previous: None,
+            before,
             done: Vec::new(),
-            totals: Totals::default(),
+            totals,
             needs: BTreeSet::new(),
+            memo,
         })
     }
 
@@ -167,7 +198,7 @@ impl Pages {
         mut entry: Entry,
         frames: &Frames,
     ) -> Result<()> {
-        if let Some(previous) = self.previous_of(directory, name)
+        if let Some(previous) = self.previous_of(directory, name)?
             && previous.content.is_same(&entry.content)
             && previous.content.packs().iter().all(|pack| frames.number_of(pack).is_some())
         {
@@ -175,15 +206,27 @@ impl Pages {
             entry.content = previous.content;
         }
         self.totals.count(&entry.content);
+        self.put(directory, name, &entry)
+    }
+
+    fn put(&mut self, directory: &Bytes, name: &Bytes, entry: &Entry) -> Result<()> {
         self.needs.extend(entry.content.packs());
-        if let Some(page) = self.builder.push(directory, name, &entry) {
-            self.store(page)?;
+        match self.builder.push(directory, name, entry) {
+            Some(page) => self.store(page),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Stores the last pages and then the root.
-    pub(super) fn finish(mut self, mode: u32, mtime: Mtime) -> Result<Finished> {
+    ///
+    /// # Errors
+    /// `Damaged` when the previous version needs a pack that nothing new may be built upon.
+    pub(super) fn finish(mut self, mode: u32, mtime: Mtime, frames: &Frames) -> Result<Finished> {
+        self.splice(None)?;
+        if let Some(lost) = self.needs.iter().find(|pack| !frames.has(pack)) {
+            let message = format!("pack {lost} can't be built upon");
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
         if let Some(page) = self.builder.cut() {
             self.store(page)?;
         }
@@ -194,6 +237,7 @@ impl Pages {
         });
         let (totals, salt) = (self.totals, Bytes::new());
         let root = Root { mode, mtime, totals, salt, pages: pages.collect() };
+        self.memo.keep(root.pages.iter().map(|page| page.id));
         let mut needs = self.needs;
         needs.extend(root.pages.iter().map(|page| page.pack));
         let (id, len) = self.runtime.block_on(seal::store_root(&self.packs, root))?;
@@ -207,6 +251,7 @@ impl Pages {
             self.done.push((known.clone(), None));
             return Ok(());
         }
+        self.memo.add(id, page.packs);
         let (number, stored) = self.writer.add(&Frame::new(id, page.bytes))?;
         let (first, place) = (page.first.into(), stored.place);
         // The id stands in until the pack has one.
@@ -214,35 +259,62 @@ impl Pages {
         Ok(())
     }
 
-    /// What the previous version has at this path.
-    fn previous_of(&mut self, directory: &Bytes, name: &Bytes) -> Option<Entry> {
-        while let Some(previous) = &mut self.previous {
-            let next = match self.next_previous.take() {
+    /// What the previous version has at this path; what lies before it is passed.
+    fn previous_of(&mut self, directory: &Bytes, name: &Bytes) -> Result<Option<Entry>> {
+        if matches!(self.before, Before::Splice(_)) {
+            return self.splice(Some(&gone::key(directory, name)));
+        }
+        while let Before::Entries(entries, waiting) = &mut self.before {
+            let next = match waiting.take() {
                 Some(next) => next,
-                None => match self.runtime.block_on(previous.next()) {
+                None => match self.runtime.block_on(entries.next()) {
                     Some(Ok(next)) => next,
                     Some(Err(error)) => {
                         // Nothing new shall be built on what is damaged.
                         tracing::warn!("the previous version isn't used: {error:?}");
                         self.known.clear();
-                        self.previous = None;
+                        self.before = Before::Nothing;
                         break;
                     }
                     None => {
-                        self.previous = None;
+                        self.before = Before::Nothing;
                         break;
                     }
                 },
             };
             match (&next.directory, &next.name).cmp(&(directory, name)) {
                 Order::Less => {}
-                Order::Equal => return Some(next.entry),
+                Order::Equal => return Ok(Some(next.entry)),
                 Order::Greater => {
-                    self.next_previous = Some(next);
+                    *waiting = Some(next);
                     break;
                 }
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// Takes over what the previous version has before a key, or to its end; returns what it has
+    /// at that key.
+    fn splice(&mut self, to: Option<&[u8]>) -> Result<Option<Entry>> {
+        loop {
+            let at_start = self.builder.is_empty();
+            let Before::Splice(splice) = &mut self.before else { return Ok(None) };
+            match self.runtime.block_on(splice.step(to, at_start))? {
+                Next::Nothing => return Ok(None),
+                Next::Page(page) => {
+                    let version = splice.version();
+                    let packs = self.memo.packs_of(&page, version, &self.runtime)?;
+                    self.needs.extend(packs);
+                    self.done.push((page, None));
+                }
+                Next::Kept(directory, name, entry) => self.put(&directory, &name, &entry)?,
+                Next::Dropped(entry) => self.totals.uncount(&entry.content),
+                Next::Replaced(entry) => {
+                    self.totals.uncount(&entry.content);
+                    return Ok(Some(entry));
+                }
+            }
+        }
     }
 }

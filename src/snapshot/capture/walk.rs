@@ -21,12 +21,18 @@ use crate::path::TreePath;
 use crate::snapshot::format::{Content, Entry, Mtime};
 
 /// What was found at a path.
-struct Found {
-    at: At,
-    what: What,
+pub(super) struct Found {
+    pub(super) at: At,
+    pub(super) what: What,
 }
 
-enum What {
+impl Found {
+    pub(super) fn new(directory: Bytes, name: Bytes, what: What) -> Self {
+        Self { at: At { directory, name }, what }
+    }
+}
+
+pub(super) enum What {
     Directory {
         mode: u32,
         mtime: Mtime,
@@ -55,7 +61,18 @@ pub(super) fn take(
     feed: &Feed,
 ) -> Result<(), Stopped> {
     let now = Mtime::from(SystemTime::now());
-    for Found { at, what } in Walk::new(sources, now) {
+    take_found(Walk::new(sources, now), previous, progress, feed)
+}
+
+/// Takes in what was found, which comes sorted.
+pub(super) fn take_found(
+    found: impl IntoIterator<Item = Found>,
+    previous: Option<&Previous>,
+    progress: &Progress,
+    feed: &Feed,
+) -> Result<(), Stopped> {
+    let now = Mtime::from(SystemTime::now());
+    for Found { at, what } in found {
         match what {
             What::Directory { mode, mtime } => {
                 let content = Content::Directory;
@@ -67,6 +84,12 @@ pub(super) fn take(
             }
             What::Skipped(reason) => feed.skip(at, reason)?,
             What::Bytes(bytes) => {
+                let (mode, mtime) = (MODES.0, now);
+                let known = previous.and_then(|previous| previous.content_of(&at, &bytes));
+                if let Some(content) = known {
+                    feed.send(at, Coming::Entry(Entry { mode, mtime, content }))?;
+                    continue;
+                }
                 feed.file(at, Input::Bytes { bytes, mode: MODES.0, mtime: now })?;
             }
             What::File(path, metadata) => {
@@ -118,7 +141,7 @@ enum Child {
 }
 
 /// Yields entries sorted by the path of their directory and then by name.
-struct Walk {
+pub(super) struct Walk {
     /// Directories that weren't visited yet, by path. What is found below a directory sorts
     /// behind it, so the first one is always the next one.
     pending: BTreeMap<Vec<u8>, Pending>,
@@ -128,7 +151,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(sources: Vec<(TreePath, Source)>, now: Mtime) -> Self {
+    /// What is below a directory of this machine, to be found below `at`.
+    pub(super) fn below(at: &TreePath, local: PathBuf, now: Mtime) -> Self {
+        let directory = Pending { local: Some(local), ..Pending::default() };
+        let pending = BTreeMap::from([(at.as_bytes().to_vec(), directory)]);
+        Self { pending, current: Vec::new().into_iter(), now }
+    }
+
+    pub(super) fn new(sources: Vec<(TreePath, Source)>, now: Mtime) -> Self {
         let mut pending = BTreeMap::<Vec<u8>, Pending>::new();
         pending.entry(Vec::new()).or_default();
         for (path, source) in sources {
@@ -157,7 +187,7 @@ impl Walk {
             for entry in fs::read_dir(local)? {
                 let name = entry?.file_name().into_vec();
                 let at = local.join(Path::new(OsStr::from_bytes(&name)));
-                let what = look(&at);
+                let Some(what) = look(&at) else { continue };
                 if let What::Directory { .. } = what {
                     self.enter(&path, &name).local = Some(at);
                 }
@@ -169,7 +199,7 @@ impl Walk {
                 Child::Bytes(bytes) => What::Bytes(bytes),
                 Child::Directory => {
                     let local = self.enter(&path, &name).local.clone();
-                    match local.as_deref().map(look) {
+                    match local.as_deref().and_then(look) {
                         Some(what @ What::Directory { .. }) => what,
                         _ => What::Directory { mode: MODES.1, mtime: self.now },
                     }
@@ -214,14 +244,20 @@ impl Iterator for Walk {
     }
 }
 
-fn look(path: &Path) -> What {
+/// What is at a path of this machine; `None` for nothing.
+pub(super) fn look(path: &Path) -> Option<What> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) => return What::Skipped(error.to_string()),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return None;
+        }
+        Err(error) => return Some(What::Skipped(error.to_string())),
     };
     let (mode, mtime) = (metadata.mode() & 0o7777, mtime_of(&metadata));
     let kind = metadata.file_type();
-    if kind.is_dir() {
+    Some(if kind.is_dir() {
         What::Directory { mode, mtime }
     } else if kind.is_file() {
         What::File(path.to_owned(), Box::new(metadata))
@@ -230,11 +266,12 @@ fn look(path: &Path) -> What {
             Ok(target) => {
                 What::Symlink { mode, mtime, target: target.into_os_string().into_vec().into() }
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => What::Skipped(error.to_string()),
         }
     } else {
         What::Skipped("it is neither a file, a directory nor a symbolic link".to_owned())
-    }
+    })
 }
 
 /// When a file was last changed.

@@ -66,6 +66,11 @@ impl Page {
         self.entries.is_empty()
     }
 
+    /// The packs that its entries need.
+    pub fn packs(&self) -> &[Id] {
+        &self.packs
+    }
+
     /// The entry at a position: its directory, its name, and itself.
     pub fn get(&self, at: usize) -> Option<(Bytes, Bytes, Entry)> {
         let mut decoder = self.decoder(at)?;
@@ -179,9 +184,16 @@ pub struct EncodedPage {
     pub count: u64,
     /// Its bytes.
     pub bytes: Bytes,
+    /// The packs that its entries need.
+    pub packs: Vec<Id>,
 }
 
 impl PageBuilder {
+    /// Whether the next entry begins a page.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Adds the next entry; returns the page that ends with it, if one does.
     pub fn push(&mut self, directory: &Bytes, name: &[u8], entry: &Entry) -> Option<EncodedPage> {
         let key = [directory, &b"\0"[..], name].concat();
@@ -215,7 +227,8 @@ impl PageBuilder {
         }
         encode::number(&mut out, page.count);
         out.extend_from_slice(&page.records);
-        Some(EncodedPage { first: page.first?, count: page.count, bytes: out.into() })
+        let (first, count, packs) = (page.first?, page.count, page.packs);
+        Some(EncodedPage { first, count, bytes: out.into(), packs })
     }
 
     fn entry(&mut self, Entry { mode, mtime, content }: &Entry) {

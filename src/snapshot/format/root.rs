@@ -38,6 +38,16 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Takes back an entry that was counted.
+    pub fn uncount<P>(&mut self, content: &Content<P>) {
+        let mut one = Self::default();
+        one.count(content);
+        self.files = self.files.saturating_sub(one.files);
+        self.directories = self.directories.saturating_sub(one.directories);
+        self.symlinks = self.symlinks.saturating_sub(one.symlinks);
+        self.bytes = self.bytes.saturating_sub(one.bytes);
+    }
+
     /// Counts an entry.
     pub fn count<P>(&mut self, content: &Content<P>) {
         match content {
