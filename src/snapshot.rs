@@ -21,8 +21,8 @@ mod survey;
 pub mod verify;
 pub mod warm;
 
-pub use capture::{Archive, Capture, Captured, Progress, Skipped, Total};
+pub use capture::{Archive, Capture, Captured, Changes, Depth, Progress, Skipped, Total};
 pub use format::{Content, Entry, Mtime, Totals};
 pub use read::{Named, Pages, Version};
-pub use restore::{Restored, restore};
+pub use restore::{Restored, restore, restore_changes};
 pub use verify::Verified;

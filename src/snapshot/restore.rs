@@ -26,6 +26,10 @@ use super::read::{Named, Version};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::path::TreePath;
 
+mod changed;
+
+pub use changed::restore_changes;
+
 /// How much of a file is read and written at a time, in bytes.
 const BLOCK: usize = 1 << 20;
 
@@ -114,6 +118,15 @@ impl Restore {
     }
 
     pub(super) fn run(&self, from: &TreePath, into: &Path) -> Result<Restored> {
+        self.run_with(into, |jobs| self.go_through(from, into, jobs))
+    }
+
+    /// Makes what `go_through` finds, which sends files and links to who writes them.
+    fn run_with(
+        &self,
+        into: &Path,
+        go_through: impl FnOnce(&SyncSender<Job>) -> Result<Rest>,
+    ) -> Result<Restored> {
         fs::create_dir_all(into)
             .context(|| format!("directory {} can't be made", into.display()))?;
         let (jobs, queue) = sync_channel(QUEUE);
@@ -122,7 +135,7 @@ impl Restore {
             for _ in 0..WRITERS {
                 scope.spawn(|| self.work(&queue));
             }
-            let rest = self.go_through(from, into, &jobs);
+            let rest = go_through(&jobs);
             // Without the sender the writers end.
             drop(jobs);
             rest
