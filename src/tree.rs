@@ -25,6 +25,7 @@ pub mod namespace;
 pub mod quota;
 pub mod secrets;
 pub mod snapshot;
+pub mod tracked;
 
 /// A directory tree that can be mounted.
 ///
