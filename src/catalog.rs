@@ -36,7 +36,7 @@ mod tag;
 mod version;
 
 pub use content::{StoreIdentity, StoredObject};
-pub use lease::{Reader, Writer};
+pub use lease::{Claim, FilesAt, Owner, Reader, Writer};
 pub use model::*;
 pub use name::{CommunityName, ProjectName, Reference};
 pub use version::checkpoint_name;

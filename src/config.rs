@@ -123,6 +123,16 @@ impl Config {
     pub fn files_dir(&self, project_id: &str) -> PathBuf {
         self.home.join("projects").join(project_id).join("files")
     }
+
+    /// The directory of the journals of what is changed in a project's storage.
+    pub fn journals_dir(&self, project_id: &str) -> PathBuf {
+        self.home.join("projects").join(project_id).join("journals")
+    }
+
+    /// The directory of what checkpoints of a project know of the files that they read.
+    pub fn seen_dir(&self, project_id: &str) -> PathBuf {
+        self.home.join("projects").join(project_id).join("seen")
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

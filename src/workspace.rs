@@ -19,12 +19,14 @@ use crate::secret::{self, identity::Identities};
 use crate::snapshot;
 use crate::tree::Tree;
 use crate::tree::bucket::BucketTree;
-use crate::tree::local::LocalTree;
 use crate::tree::namespace::{Namespace, OpenResource, Part, Shelf};
 use crate::tree::secrets::SecretsTree;
 use crate::tree::snapshot::SnapshotTree;
 
+mod storage;
 mod store;
+
+pub use storage::Storage;
 
 /// What is named by its bytes in a store, and so never changes.
 const CONSTANT: &[&str] = &[Area::Data.prefix(), Area::Meta.prefix()];
@@ -180,6 +182,17 @@ impl Workspace {
         Ok(dir)
     }
 
+    /// The directory of the journals of what is changed in a project's storage; there is none
+    /// where the project was never mounted.
+    pub fn journals(&self, project: &Project) -> std::path::PathBuf {
+        self.config.journals_dir(project.id.as_str())
+    }
+
+    /// The directory of what checkpoints of a project know of the files that they read.
+    pub fn seen(&self, project: &Project) -> std::path::PathBuf {
+        self.config.seen_dir(project.id.as_str())
+    }
+
     /// Prepares an S3 connection with its key, which is opened with the user's identity from an
     /// environment file of the project `owner`; nothing is sent to the bucket yet.
     ///
@@ -222,11 +235,11 @@ impl Workspace {
         Ok(Zeroizing::new(value.to_owned()))
     }
 
-    /// The tree that shows a project.
+    /// Checks that the user may read what is in a project.
     ///
     /// # Errors
     /// `PermissionDenied` when the user may see the project but not read its content.
-    pub async fn namespace(&self, project: &Project) -> Result<Arc<Namespace>> {
+    pub async fn check_readable(&self, project: &Project) -> Result<()> {
         let role = self.catalog.role_on(project).await?;
         if role < Some(Role::Developer) {
             return Err(Error::new(
@@ -237,18 +250,22 @@ impl Workspace {
                 "mounting a project takes the role developer; one of its admins can grant it",
             ));
         }
-        let files = LocalTree::open(&self.files(project)?)?;
+        Ok(())
+    }
+
+    /// The tree that shows a project with its files.
+    pub fn namespace(&self, project: &Project, files: &Storage) -> Arc<Namespace> {
         let secrets = SecretsTree::new(self.catalog.clone(), project.clone());
         let shelf =
             |kind, open| Part::Shelf(Shelf::new(self.catalog.clone(), project.clone(), kind, open));
         let parts = vec![
             ("checkpoints", shelf(Kind::Checkpoint, self.open_versions())),
             ("datasets", shelf(Kind::Dataset, self.open_versions())),
-            ("files", Part::Tree(Arc::new(files))),
+            ("files", Part::Tree(files.tree().clone())),
             ("s3", shelf(Kind::S3, self.open_buckets())),
             ("secrets", Part::Tree(Arc::new(secrets))),
         ];
-        Ok(Arc::new(Namespace::new(project, parts)))
+        Arc::new(Namespace::new(project, parts))
     }
 
     fn open_versions(&self) -> OpenResource {

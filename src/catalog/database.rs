@@ -16,8 +16,12 @@ use super::model::Id;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// What each format adds to the one before; the first makes an empty catalogue.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("content.sql"), include_str!("tag.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("content.sql"),
+    include_str!("tag.sql"),
+    include_str!("storage.sql"),
+];
 
 /// Begins a change. IMMEDIATE takes the write lock at once, within the busy timeout; a
 /// transaction that reads first and writes later would fail where another wrote in between

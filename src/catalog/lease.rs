@@ -18,10 +18,12 @@ use super::model::Id;
 use super::{Catalog, commit};
 use crate::error::Result;
 
+mod owner;
 pub(super) mod process;
 mod reader;
 mod writer;
 
+pub use owner::{Claim, FilesAt, Owner};
 pub use reader::Reader;
 pub use writer::Writer;
 

@@ -163,12 +163,21 @@ pub struct Project {
     pub quota_gib: Option<u32>,
     /// How many of its datasets may be active at a time.
     pub active_datasets: Option<u32>,
+    /// Up to how much its storage may hold to be taken into checkpoints, in GiB.
+    pub checkpoint_gib: Option<u32>,
     /// Who made it.
     pub creator: String,
     /// When it was made.
     pub created: Timestamp,
     /// When its settings last changed.
     pub modified: Timestamp,
+}
+
+impl Project {
+    /// How much its storage may hold, in bytes.
+    pub fn quota(&self) -> Option<u64> {
+        self.quota_gib.map(|gib| u64::from(gib) << 30)
+    }
 }
 
 /// Where a role is granted.

@@ -27,12 +27,7 @@ impl Catalog {
     ) -> Result<Project> {
         name::check_project(name)?;
         name::check_description(description)?;
-        if quota_gib.is_some_and(|quota| !(1..=MAX_QUOTA_GIB).contains(&quota)) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("a quota is 1 to {MAX_QUOTA_GIB} GiB"),
-            ));
-        }
+        check_quota(quota_gib)?;
         let mut db = self.write().await?;
         let community = self.find_community(&mut db, at).await?;
         self.require_in_community(&mut db, &community, Role::Developer).await?;
@@ -61,6 +56,55 @@ impl Catalog {
         let made = self.find_project(&mut db, &name, Role::Viewer).await?;
         commit(db).await?;
         Ok(made)
+    }
+
+    /// Limits the storage of a project, or with `None` no more. What is there stays, also when it
+    /// is more.
+    ///
+    /// # Errors
+    /// `InvalidInput`; `NotFound`; `PermissionDenied` below Editor.
+    pub async fn resize_project(
+        &self,
+        name: &ProjectName,
+        quota_gib: Option<u32>,
+    ) -> Result<Project> {
+        check_quota(quota_gib)?;
+        let mut db = self.write().await?;
+        let project = self.find_project(&mut db, name, Role::Editor).await?;
+        sqlx::query("UPDATE project SET quota_gib = $2, modified = $3 WHERE id = $1")
+            .bind(project.id.as_str())
+            .bind(quota_gib.map(i64::from))
+            .bind(now())
+            .execute(&mut *db)
+            .await
+            .map_err(failed)?;
+        let changed = self.find_project(&mut db, name, Role::Viewer).await?;
+        commit(db).await?;
+        Ok(changed)
+    }
+
+    /// Keeps the files of a project out of its checkpoints while they have more, or with `None`
+    /// never.
+    ///
+    /// # Errors
+    /// `NotFound`; `PermissionDenied` below Editor.
+    pub async fn limit_checkpoints(
+        &self,
+        name: &ProjectName,
+        checkpoint_gib: Option<u32>,
+    ) -> Result<Project> {
+        let mut db = self.write().await?;
+        let project = self.find_project(&mut db, name, Role::Editor).await?;
+        sqlx::query("UPDATE project SET checkpoint_gib = $2, modified = $3 WHERE id = $1")
+            .bind(project.id.as_str())
+            .bind(checkpoint_gib.map(i64::from))
+            .bind(now())
+            .execute(&mut *db)
+            .await
+            .map_err(failed)?;
+        let changed = self.find_project(&mut db, name, Role::Viewer).await?;
+        commit(db).await?;
+        Ok(changed)
     }
 
     /// The projects that the user may see, by name: in one community, or anywhere.
@@ -190,6 +234,14 @@ impl Catalog {
         let standing = role_in_project(&mut db, &project.id, self.user()).await?;
         Ok(matches!(standing, Standing::Member(Some(_))).then_some(project))
     }
+}
+
+fn check_quota(quota_gib: Option<u32>) -> Result<()> {
+    if quota_gib.is_some_and(|quota| !(1..=MAX_QUOTA_GIB).contains(&quota)) {
+        let message = format!("a quota is 1 to {MAX_QUOTA_GIB} GiB");
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(())
 }
 
 /// Finds a project, whoever asks.

@@ -25,7 +25,7 @@ macro_rules! select_projects {
     ($rest:literal) => {
         concat!(
             "SELECT p.id, p.name, p.community, p.description, p.quota_gib, \
-             p.active_datasets, p.creator, p.created, p.modified, c.name AS community_name, o.name AS organization_name FROM project p \
+             p.active_datasets, p.checkpoint_gib, p.creator, p.created, p.modified, c.name AS community_name, o.name AS organization_name FROM project p \
              JOIN community c ON c.id = p.community \
              JOIN organization o ON o.id = c.organization ",
             $rest
@@ -96,6 +96,7 @@ pub(super) fn project(row: &AnyRow) -> Result<Project> {
         description: field(row, "description")?,
         quota_gib: limit("quota_gib")?,
         active_datasets: limit("active_datasets")?,
+        checkpoint_gib: limit("checkpoint_gib")?,
         creator: field(row, "creator")?,
         created: time(row, "created")?,
         modified: time(row, "modified")?,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,11 +13,12 @@ use self::observe::Observed;
 use self::options::Options;
 use self::served::Served;
 use super::shield::Shield;
-use super::{Context, draft, place, table};
+use super::{Context, checkpoint, draft, place, table};
+use crate::catalog::{FilesAt, Project};
 use crate::config::{Serving, ServingArgs};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{MountOptions, Unmount};
-use crate::workspace::Workspace;
+use crate::fuse::{Flag, MountOptions, Unmount, mounts};
+use crate::workspace::{Storage, Workspace};
 
 #[cfg(target_env = "gnu")]
 mod allocator;
@@ -28,6 +30,9 @@ mod point;
 mod served;
 
 pub(super) use self::point::shell_word;
+
+/// How long a process that has served the files before may take to end.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 /// Mount a project on a directory
 ///
@@ -57,6 +62,11 @@ pub struct Mount {
     /// Stay in the foreground and log to standard error
     #[arg(long, short = 'f')]
     foreground: bool,
+
+    /// Bring the files here from the newest checkpoint where another host has them; what was changed
+    /// there since stays there
+    #[arg(long)]
+    take_over: bool,
 
     /// Be the process in the background; standard output tells when the mount is ready
     #[arg(long, hide = true, conflicts_with = "foreground")]
@@ -112,7 +122,8 @@ impl Mount {
         for option in &self.options {
             arguments.extend(["-o".into(), option.into()]);
         }
-        let switches = [(self.sloppy, "--sloppy"), (self.quiet, "--quiet")];
+        let switches =
+            [(self.sloppy, "--sloppy"), (self.quiet, "--quiet"), (self.take_over, "--take-over")];
         arguments.extend(switches.iter().filter(|(set, _)| *set).map(|(_, word)| word.into()));
         arguments.push("--".into());
         arguments.extend_from_slice(&self.places);
@@ -158,7 +169,13 @@ impl Mount {
             None => workspace.project().await?,
         };
         let source = project.name.to_string();
-        let tree = workspace.namespace(&project).await?;
+        workspace.check_readable(&project).await?;
+        let files = if options.mount.flags.contains(&Flag::ReadOnly) {
+            workspace.storage_to_read(&project).await?
+        } else {
+            self.own(&workspace, &project, &mount_point).await?
+        };
+        let tree = workspace.namespace(&project, &files);
         let signals = Signals::new()?;
         let options = MountOptions { source: source.clone(), ..options.mount.clone() };
         let mut observed = Observed::prepare(serving).await?;
@@ -172,10 +189,58 @@ impl Mount {
             daemon::ready(&context.config.home)?;
         }
         tracing::info!(project = source, mount_point = %mount_point.display(), "mounted");
-        until_unmounted(&served, signals, &mount_point).await?;
+        let ended = until_unmounted(&served, signals, &mount_point).await;
+        files.close().await;
+        ended?;
         workspace.close().await;
         tracing::info!(project = source, mount_point = %mount_point.display(), "unmounted");
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Mount {
+    /// Takes the files of a project for this mount.
+    async fn own(
+        &self,
+        workspace: &Workspace,
+        project: &Project,
+        mount_point: &Path,
+    ) -> Result<Storage> {
+        let deadline = Instant::now() + LETTING_GO;
+        let (files, elsewhere) = loop {
+            match workspace.storage(project, mount_point, self.take_over).await {
+                Err(error)
+                    if error.kind() == ErrorKind::ResourceBusy
+                        && Instant::now() < deadline
+                        && is_letting_go(workspace, project).await? =>
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                other => break other?,
+            }
+        };
+        if elsewhere {
+            let brought = match checkpoint::bring(workspace, project).await {
+                Ok(()) => files.settle().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = brought {
+                files.close().await;
+                return Err(error);
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Whether the mount that has the files is gone already, and its process about to be.
+async fn is_letting_go(workspace: &Workspace, project: &Project) -> Result<bool> {
+    let at = workspace.catalog.files_at(project).await?;
+    match at.filter(|at| workspace.home_name().is_ok_and(|home| home == at.home)) {
+        Some(FilesAt { place: Some(place), .. }) => Ok(mounts::at(Path::new(&place))?.is_none()),
+        // It has let go by now.
+        Some(FilesAt { place: None, .. }) => Ok(true),
+        None => Ok(false),
     }
 }
 

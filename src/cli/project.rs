@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{Context, place, table};
 use crate::catalog::{Catalog, Project as Found, Role};
+use crate::config::ByteCount;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// Projects: files and resources that can be mounted
@@ -46,8 +47,21 @@ pub enum Project {
         #[arg(value_name = "[ORG/]COMMUNITY/PROJECT")]
         name: Option<String>,
         /// How many of its datasets may be active at a time, or `none` for no limit
-        #[arg(long, value_name = "N|none", required = true)]
-        active_datasets: Limit,
+        #[arg(long, value_name = "N|none", required_unless_present = "checkpoint_files")]
+        active_datasets: Option<Limit>,
+        /// Up to how much its files may have to be taken into checkpoints, in whole GiB such as
+        /// 20GiB, or `none` for no limit
+        #[arg(long, value_name = "SIZE|none")]
+        checkpoint_files: Option<String>,
+    },
+    /// Limit how much the files of one may take, by default of the one you chose
+    ///
+    /// A write that would take more is answered with "no space left on device". A mount that has a
+    /// limit follows at once; one without gets its first when it is mounted again.
+    Resize {
+        /// Its name, and how much, in whole GiB up to 4096, such as 10GiB; or `none` for no limit
+        #[arg(value_name = "[[ORG/]COMMUNITY/PROJECT] SIZE|none", required = true, num_args = 1..=2)]
+        words: Vec<String>,
     },
     /// Delete one that owns no resources
     Delete {
@@ -147,18 +161,32 @@ impl Project {
                 };
                 table::show(&Line::new(&catalog, found).await?, context.json)?;
             }
-            Self::Set { name, active_datasets: Limit(most) } => {
+            Self::Set { name, active_datasets, checkpoint_files } => {
+                let checkpoint_files = checkpoint_files.as_deref().map(parse_quota).transpose()?;
                 let name = match name {
                     Some(name) => place::project(context, &catalog, &name).await?,
                     None => context.project(&catalog).await?.name,
                 };
-                let changed = catalog.limit_active_datasets(&name, most).await?;
-                table::say(match most {
-                    Some(most) => format!("project {name} may have {most} active datasets"),
-                    None => format!("project {name} may have any number of active datasets"),
-                });
+                let mut changed = catalog.project(&name).await?;
+                if let Some(Limit(most)) = active_datasets {
+                    changed = catalog.limit_active_datasets(&name, most).await?;
+                    table::say(match most {
+                        Some(most) => format!("project {name} may have {most} active datasets"),
+                        None => format!("project {name} may have any number of active datasets"),
+                    });
+                }
+                if let Some(most) = checkpoint_files {
+                    changed = catalog.limit_checkpoints(&name, most).await?;
+                    table::say(match most {
+                        Some(most) => {
+                            format!("checkpoints of {name} take up to {most} GiB of files")
+                        }
+                        None => format!("checkpoints of {name} take all files"),
+                    });
+                }
                 table::made(&Line::new(&catalog, changed).await?, context.json)?;
             }
+            Self::Resize { words } => resize(context, &catalog, &words).await?,
             Self::Delete { name, with_files } => {
                 let name = place::project(context, &catalog, &name).await?;
                 let project = catalog.project(&name).await?;
@@ -177,6 +205,51 @@ impl Project {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Limits the files of a project, and says where that doesn't hold yet.
+async fn resize(context: &Context, catalog: &Catalog, words: &[String]) -> Result<()> {
+    let (name, size) = match words {
+        [name, size] => (Some(name), size),
+        [size, ..] => (None, size),
+        [] => return Err(Error::new(ErrorKind::InvalidInput, "no size is named")),
+    };
+    let quota = parse_quota(size)?;
+    let name = match name {
+        Some(name) => place::project(context, catalog, name).await?,
+        None => context.project(catalog).await?.name,
+    };
+    let before = catalog.project(&name).await?;
+    let changed = catalog.resize_project(&name, quota).await?;
+    table::say(match quota {
+        Some(quota) => format!("the files of {name} may take {quota} GiB"),
+        None => format!("the files of {name} may take any room"),
+    });
+    if let (None, Some(_)) = (before.quota_gib, quota)
+        && let Some(place) = catalog.files_at(&changed).await?.and_then(|at| at.place)
+    {
+        table::say(format!("it holds once {place} is mounted again"));
+    }
+    table::made(&Line::new(catalog, changed).await?, context.json)?;
+    Ok(())
+}
+
+/// Reads a quota: whole GiB, or `none`.
+fn parse_quota(text: &str) -> Result<Option<u32>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let invalid = || {
+        let message = format!("\"{text}\" is no quota: write whole GiB such as 10GiB, or none");
+        Error::new(ErrorKind::InvalidInput, message)
+    };
+    // A number alone is GiB, as `project create --quota` has it.
+    if let Ok(gib) = text.parse() {
+        return Ok(Some(gib));
+    }
+    let ByteCount(bytes) = text.parse().map_err(|_| invalid())?;
+    let gib = u32::try_from(bytes >> 30).map_err(|_| invalid())?;
+    if u64::from(gib) << 30 == bytes { Ok(Some(gib)) } else { Err(invalid()) }
 }
 
 fn is_empty(dir: &Path) -> Result<bool> {

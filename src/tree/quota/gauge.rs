@@ -20,7 +20,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// What files may be long together, and what they are.
 pub(super) struct Gauge {
-    limit: u64,
+    limit: AtomicU64,
     /// Guards what is counted; never held across an await.
     state: Mutex<State>,
     /// Told when something was given back.
@@ -56,11 +56,18 @@ impl Gauge {
     pub(super) fn new(limit: u64, used: u64) -> Self {
         let state = Mutex::new(State { used, held: HashMap::new() });
         let (sealed, ran_out) = (AtomicBool::new(false), AtomicBool::new(false));
+        let limit = AtomicU64::new(limit);
         Self { limit, state, freed: Notify::new(), sealed, ran_out }
     }
 
     pub(super) fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::SeqCst)
+    }
+
+    /// Sets another limit; what is there stays, also when it is more.
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::SeqCst);
+        self.freed.notify_waiters();
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -110,7 +117,7 @@ impl Gauge {
             let waits = {
                 let mut state = self.lock();
                 let then = state.used.saturating_add(bytes);
-                if bytes == 0 || then <= self.limit {
+                if bytes == 0 || then <= self.limit() {
                     state.used = then;
                     return Ok(());
                 }
