@@ -56,6 +56,8 @@
 //!   bytes of one small file or of one chunk of a larger one.
 //! - **extent**: a run of a file's bytes.
 //! - **block**: a cached range of an object in a bucket.
+//! - **journal, mark, epoch**: a journal is what one who changes a project's files writes down: a
+//!   mark begins before a change and ends after it; an epoch is for how long journals tell all.
 //! - **capture, restore, collect, seal**: a directory becomes a version; a version becomes a
 //!   directory; what no version needs is removed; a draft becomes immutable.
 //! - **lookup count**: how often the kernel was told of an inode and hasn't forgotten it.

@@ -30,6 +30,9 @@ pub enum Checkpoint {
         /// Pin the checkpoint under this name
         #[arg(long)]
         name: Option<String>,
+        /// Look at every file, also at those that weren't changed through the mount
+        #[arg(long)]
+        rescan: bool,
     },
     /// List the checkpoints
     List,
@@ -101,7 +104,7 @@ struct Spec {
 }
 
 /// A checkpoint as it is listed and shown, and as its `checkpoint.json` has it.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Line {
     id: String,
     /// The name it is pinned under.
@@ -165,12 +168,13 @@ impl Checkpoint {
         let project = workspace.project().await?;
         let catalog = &workspace.catalog;
         match self {
-            Self::Create { notebook, name } => {
+            Self::Create { notebook, name, rescan } => {
                 require_developer(catalog, &project).await?;
+                workspace.check_files_are_here(&project).await?;
                 if let Some(name) = &name {
                     catalog.check_pin(&project, name).await?;
                 }
-                let saver = save::Saver::new(&workspace, &project)?;
+                let saver = save::Saver::new(&workspace, &project)?.rescan(rescan);
                 let notebook = saver.notebook(&notebook).await?;
                 let draft = save::Draft { name, ..save::Draft::manual(Some(notebook)) };
                 let line = saver.publish(saver.capture(draft).await?).await?;
@@ -199,6 +203,7 @@ impl Checkpoint {
             }
             Self::Apply { id } => {
                 require_developer(catalog, &project).await?;
+                workspace.check_files_are_here(&project).await?;
                 let target = find::one(catalog, &project, &id).await?;
                 let live = live::files(context, &project).await;
                 let line = apply::apply(&workspace, &project, &target, live).await?;
@@ -212,6 +217,21 @@ impl Checkpoint {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Makes this home's files of a project those of its newest checkpoint, as they were on another
+/// host. What is here from before is saved first, and stays where there is no checkpoint.
+///
+/// # Errors
+/// Those of applying one.
+pub(super) async fn bring(workspace: &Workspace, project: &Project) -> Result<()> {
+    let mut all = find::all(&workspace.catalog, project).await?;
+    let Some(newest) = find::newest(&all) else {
+        let name = &project.name;
+        table::say(format!("{name} has no checkpoint: its files are those that are here"));
+        return Ok(());
+    };
+    apply::apply(workspace, project, &all.swap_remove(newest), None).await.map(|_| ())
 }
 
 /// Reading the project's files takes this role; whoever only lists checkpoints needs less.

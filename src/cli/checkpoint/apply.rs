@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 
 use super::save::{Draft, Saver};
-use super::{Line, Operation};
+use super::{Line, Operation, Spec};
 use crate::catalog::{Project, Shown};
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
-use crate::snapshot::{Capture, Named, Version, restore};
+use crate::snapshot::diff::{Change, diff};
+use crate::snapshot::{Restored, Version, restore, restore_changes};
 use crate::workspace::Workspace;
 
 /// Saves the files as they are, unless the newest checkpoint has them so; makes them what they
@@ -27,7 +28,12 @@ pub(super) async fn apply(
     live: Option<PathBuf>,
 ) -> Result<Line> {
     let Shown { name, resource, .. } = target;
-    let notebook = Line::of(target)?.spec.notebook;
+    let Spec { notebook, data, .. } = Line::of(target)?.spec;
+    if !data {
+        let message = format!("checkpoint {name} has no files: they were more than it could take");
+        return Err(Error::new(ErrorKind::NotFound, message)
+            .with_hint(format!("its notebook is checkpoints/{name}/notebook.ipynb")));
+    }
     let Some(found) = workspace.catalog.newest_version(&resource.id).await? else {
         return Err(Error::new(ErrorKind::NotFound, format!("checkpoint {name} has no version")));
     };
@@ -35,8 +41,7 @@ pub(super) async fn apply(
     let saver = Saver::new(workspace, project)?;
     save_what_is_there(&saver, workspace, name, notebook.as_deref()).await?;
 
-    let place = live.as_ref().unwrap_or(&saver.files);
-    let done = restore(&version, &TreePath::parse("files")?, place).await?;
+    let done = bring_back(&saver, &version, live).await?;
     let notebook = match &notebook {
         Some(path) => saver.notebook_as_it_is(path).await?,
         None => None,
@@ -51,16 +56,35 @@ pub(super) async fn apply(
     Ok(line)
 }
 
+/// Makes the files what they are in a version.
+async fn bring_back(
+    saver: &Saver<'_>,
+    version: &Version,
+    live: Option<PathBuf>,
+) -> Result<Restored> {
+    let at = TreePath::parse("files")?;
+    let changes = saver.differences(version).await?;
+    // Behind no mount it has to be noted here what may change.
+    let (into, _marks) = match live {
+        Some(live) => (live, Vec::new()),
+        None => (saver.files.clone(), saver.mark(changes.as_ref())?),
+    };
+    match changes {
+        Some(changes) => restore_changes(version, &at, &into, changes).await,
+        None => restore(version, &at, &into).await,
+    }
+}
+
 async fn save_what_is_there(
     saver: &Saver<'_>,
     workspace: &Workspace,
     target: &str,
     notebook: Option<&str>,
 ) -> Result<()> {
-    let files = TreePath::parse("files")?;
     // What is stored here is found again when it is saved; the writer ends without publishing.
     let (packs, writer) = workspace.begin_writing().await?;
-    let present = Capture::new().directory(files, &saver.files).run(&packs).await?;
+    let (capture, _) = saver.look_at_files().await?;
+    let present = capture.run(&packs).await?;
     if let Some(skipped) = present.skipped.first() {
         return Err(Error::new(
             ErrorKind::ResourceBusy,
@@ -90,35 +114,23 @@ async fn save_what_is_there(
             format!("{} changed while it was saved: {}", skipped.path, skipped.reason),
         ));
     }
+    if !stored.has_files() {
+        let message = "the files are more than checkpoints take, and would be lost";
+        return Err(Error::new(ErrorKind::ResourceBusy, message)
+            .with_hint("`atelier project set --checkpoint-files none` has them saved"));
+    }
     saver.publish(stored).await?;
     writer.end().await
 }
 
 /// Whether two versions hold the same project files; when those were changed doesn't matter.
-async fn has_same_files(one: &Version, other: &Version) -> Result<bool> {
-    let (mut one, mut other) = (files_of(one), files_of(other));
-    loop {
-        match (one.try_next().await?, other.try_next().await?) {
-            (None, None) => return Ok(true),
-            (Some(a), Some(b)) if is_same(&a, &b) => {}
-            _ => return Ok(false),
+async fn has_same_files(present: &Version, newest: &Version) -> Result<bool> {
+    let mut differences = diff(newest, present);
+    while let Some(difference) = differences.try_next().await? {
+        let is_file = difference.path.names().next() == Some(b"files");
+        if is_file && difference.change != Change::Touched {
+            return Ok(false);
         }
     }
-}
-
-fn files_of(version: &Version) -> futures_util::stream::BoxStream<'static, Result<Named>> {
-    let is_file = |named: &Named| {
-        named
-            .directory
-            .strip_prefix(b"files")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    };
-    version.entries().try_filter(move |named| std::future::ready(is_file(named))).boxed()
-}
-
-fn is_same(a: &Named, b: &Named) -> bool {
-    a.directory == b.directory
-        && a.name == b.name
-        && a.entry.mode == b.entry.mode
-        && a.entry.content.is_same(&b.entry.content)
+    Ok(true)
 }
