@@ -9,7 +9,9 @@ use atelier::chunk::Packs;
 use atelier::error::ErrorKind;
 use atelier::object::memory::MemoryStore;
 use atelier::path::TreePath;
-use atelier::snapshot::{Capture, Restored, Version, restore};
+use atelier::snapshot::diff::diff;
+use atelier::snapshot::{Capture, Changes, Depth, Restored, Version, restore, restore_changes};
+use futures_util::TryStreamExt as _;
 
 /// The version of a directory.
 async fn version_of(dir: &Path) -> Version {
@@ -51,6 +53,49 @@ async fn an_empty_directory_is_filled() {
     let again = restore(&version, &TreePath::root(), &target).await.unwrap();
     assert_eq!(again, Restored { written: 0, unchanged: 6, removed: 0 });
     assert_same(from.path(), &target).await;
+}
+
+/// The paths at which two versions differ.
+async fn differences(before: &Version, after: &Version) -> Changes {
+    let mut changes = Changes::default();
+    let mut differences = diff(before, after);
+    while let Some(difference) = differences.try_next().await.unwrap() {
+        changes.add(difference.path, Depth::Entry);
+    }
+    changes
+}
+
+#[tokio::test]
+async fn of_what_is_known_to_differ_nothing_else_is_touched() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for dir in [one.path(), two.path()] {
+        fill(dir);
+        fs::create_dir(dir.join("same")).unwrap();
+        fs::write(dir.join("same/file"), "same").unwrap();
+        let file = fs::File::open(dir.join("same/file")).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
+    let dir = two.path();
+    fs::rename(dir.join("a/b"), dir.join("moved")).unwrap();
+    fs::remove_file(dir.join("a/dangling")).unwrap();
+    fs::create_dir_all(dir.join("a/dangling/now/deep")).unwrap();
+    fs::write(dir.join("a/dangling/now/deep/file"), "deep").unwrap();
+    fs::remove_file(dir.join("link")).unwrap();
+    fs::set_permissions(dir.join("run.sh"), fs::Permissions::from_mode(0o700)).unwrap();
+    let versions = (version_of(one.path()).await, version_of(dir).await);
+    let into = tempfile::tempdir().unwrap();
+    let into = into.path();
+    restore(&versions.0, &TreePath::root(), into).await.unwrap();
+    let kept = fs::metadata(into.join("same/file")).unwrap();
+    for (from, to, expected) in
+        [(&versions.0, &versions.1, two.path()), (&versions.1, &versions.0, one.path())]
+    {
+        let changes = differences(from, to).await;
+        restore_changes(to, &TreePath::root(), into, changes).await.unwrap();
+        assert_same(expected, into).await;
+    }
+    let after = fs::metadata(into.join("same/file")).unwrap();
+    assert_eq!((kept.ctime(), kept.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
 }
 
 #[tokio::test]
