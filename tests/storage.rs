@@ -280,6 +280,8 @@ fn one_mount_at_a_time_changes_the_files() {
     let refused = place.home.fails(["mount", "lab/cats/tabby", second]);
     let expected = format!("project lab/cats/tabby is mounted on {} already", place.dir());
     assert!(refused.contains(&expected), "{refused}");
+    let refused = place.home.fails(["project", "delete", "lab/cats/tabby", "--with-files"]);
+    assert!(refused.contains("is mounted on"), "{refused}");
     fs::write(place.dir.join("files/note"), "seen by both").unwrap();
     place.home.ok(["mount", "-o", "ro", "lab/cats/tabby", second]);
     let seen = fs::read(Path::new(second).join("files/note"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use atelier::chunk::Packs;
 use atelier::object::memory::MemoryStore;
 use atelier::path::TreePath;
-use atelier::snapshot::{Capture, Changes, Named, Version};
+use atelier::snapshot::{Capture, Changes, Depth, Named, Version};
 use atelier::tree::local::LocalTree;
 use atelier::tree::tracked::{Journal, Known, Since, TrackedTree};
 use atelier::tree::{File, NewNode, OpenMode, Owner, RenameMode, SetAttr, Tree};
@@ -237,6 +237,26 @@ async fn what_a_checkpoint_could_not_take_is_looked_at_again() {
     known.look_again_at(&[path("pipe")], true);
     let since = Since::read(&place.journals(), &place.files(), Some(&known)).unwrap();
     assert_eq!(since.changes, None, "more than is named");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_grows_too_large_begins_anew() {
+    let mut place = Place::new();
+    let journal = Journal::begin(&place.journals()).unwrap();
+    let _open = journal.mark(&path("open"), Depth::Entry).unwrap();
+    place.checkpoint().await;
+    assert!(place.since().changes.is_some());
+    for number in 0..1500 {
+        // Nobody can make such a file, who may try.
+        let long = format!("{number}/{}", "x".repeat(60_000));
+        drop(journal.mark(&path(&long), Depth::Entry).unwrap());
+    }
+    assert_eq!(place.since().changes, None, "more changed than was written down");
+    assert_eq!(journals(&place), 1, "the old one is gone");
+    place.checkpoint().await;
+    let looked_at = paths(place.checkpoint().await);
+    assert!(looked_at.contains(&"open".to_owned()), "{}", looked_at.len());
+    place.check().await;
 }
 
 #[derive(Clone, Debug)]

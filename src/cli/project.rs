@@ -107,16 +107,25 @@ impl Line {
 }
 
 impl table::Row for Line {
-    const HEADER: &'static [&'static str] =
-        &["NAME", "YOUR ROLE", "QUOTA", "ACTIVE DATASETS", "CREATOR", "CREATED", "DESCRIPTION"];
+    const HEADER: &'static [&'static str] = &[
+        "NAME",
+        "YOUR ROLE",
+        "QUOTA",
+        "CHECKPOINT FILES",
+        "ACTIVE DATASETS",
+        "CREATOR",
+        "CREATED",
+        "DESCRIPTION",
+    ];
 
     fn cells(&self) -> Vec<String> {
-        let Found { name, quota_gib, active_datasets, creator, created, description, .. } =
-            &self.project;
+        let Found { name, active_datasets, creator, created, description, .. } = &self.project;
+        let size = |gib: Option<u32>| gib.map(|gib| format!("{gib} GiB"));
         vec![
             name.to_string(),
             self.role.map_or_else(|| "-".to_owned(), |role| role.to_string()),
-            quota_gib.map_or_else(|| "-".to_owned(), |quota| format!("{quota} GiB")),
+            size(self.project.quota_gib).unwrap_or_else(|| "-".to_owned()),
+            size(self.project.checkpoint_gib).unwrap_or_else(|| "all".to_owned()),
             active_datasets.map_or_else(|| "no limit".to_owned(), |most| format!("at most {most}")),
             creator.clone(),
             table::time(*created),
@@ -190,6 +199,12 @@ impl Project {
             Self::Delete { name, with_files } => {
                 let name = place::project(context, &catalog, &name).await?;
                 let project = catalog.project(&name).await?;
+                if let Some(place) = catalog.files_at(&project).await?.and_then(|at| at.place) {
+                    let message = format!("project {name} is mounted on {place}");
+                    return Err(
+                        Error::new(ErrorKind::ResourceBusy, message).with_hint("unmount it first")
+                    );
+                }
                 let files = context.config.files_dir(project.id.as_str());
                 if !with_files && !is_empty(&files)? {
                     return Err(Error::new(
