@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod community;
 pub mod completions;
 pub mod dataset;
+mod difference;
 mod draft;
 pub mod env;
 mod environment;
@@ -20,6 +21,7 @@ pub mod init;
 mod live;
 pub mod member;
 pub mod mount;
+pub mod notebook;
 pub mod org;
 pub mod outcome;
 mod place;
@@ -69,6 +71,8 @@ enum Command {
     Secret(secret::Secret),
     #[command(subcommand)]
     Checkpoint(checkpoint::Checkpoint),
+    #[command(subcommand)]
+    Notebook(notebook::Notebook),
     Publish(publish::Publish),
     Unpublish(publish::Unpublish),
     Add(publish::Add),
@@ -122,6 +126,7 @@ impl Command {
             Self::S3(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
             Self::Checkpoint(command) => command.run(context).await,
+            Self::Notebook(command) => command.run(context),
             Self::Publish(command) => command.run(context).await,
             Self::Unpublish(command) => command.run(context).await,
             Self::Add(command) => command.run(context).await,

@@ -57,6 +57,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// Where what lives as long as a login is kept, if there is such a place.
     pub runtime: Option<PathBuf>,
+    /// Where Jupyter keeps how its servers and kernels are reached.
+    pub jupyter: PathBuf,
     /// Where `sops` and we look for age identities.
     pub identity_file: PathBuf,
     /// The content store named by option or environment.
@@ -88,6 +90,7 @@ impl Config {
             home: absolute(&args.home.clone().unwrap_or_else(|| base.data_dir().join("atelier")))?,
             cache: base.cache_dir().join("atelier"),
             runtime: base.runtime_dir().map(|dir| dir.join("atelier")),
+            jupyter: jupyter_runtime(&base),
             identity_file,
             store: args.store.clone(),
             s3_endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
@@ -107,6 +110,11 @@ impl Config {
     /// The directory of the embedded content store.
     pub fn store_dir(&self) -> PathBuf {
         self.home.join("store")
+    }
+
+    /// The directory in which running kernels write their variables.
+    pub fn kernels_dir(&self) -> PathBuf {
+        self.cache.join("kernels")
     }
 
     /// Where sockets of mounts may be, the place to make them first.
@@ -133,6 +141,15 @@ impl Config {
     pub fn seen_dir(&self, project_id: &str) -> PathBuf {
         self.home.join("projects").join(project_id).join("seen")
     }
+}
+
+/// As `jupyter --runtime-dir` has it.
+fn jupyter_runtime(base: &impl BaseStrategy) -> PathBuf {
+    let named =
+        |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    named("JUPYTER_RUNTIME_DIR").unwrap_or_else(|| {
+        named("JUPYTER_DATA_DIR").unwrap_or_else(|| base.data_dir().join("jupyter")).join("runtime")
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -15,7 +15,7 @@
 //!  control  a mount's counters, for others to ask
 //!  vfs      inodes, handles, lookup counts        workspace  opens everything, from Config
 //!  tree     Tree, File; Namespace -> { Snapshot, Bucket, Secrets, Local }
-//!  snapshot versions: capture, restore, diff      notebook   a notebook's cells and output
+//!  snapshot versions: capture, restore, diff      notebook   cells, output, a kernel's state
 //!  chunk    packs of content-addressed frames
 //!  cache    LRU blocks        catalog  SQL        secret     environment files
 //!  object   ObjectStore: local, S3, memory
@@ -61,6 +61,8 @@
 //! - **capture, restore, collect, seal**: a directory becomes a version; a version becomes a
 //!   directory; what no version needs is removed; a draft becomes immutable.
 //! - **lookup count**: how often the kernel was told of an inode and hasn't forgotten it.
+//! - **kernel**: the process that runs a notebook's cells and has its variables; its **state** is
+//!   what it writes of them.
 //! - **environment file**: a set of secrets, encrypted in the SOPS dotenv format.
 //! - **recipient, identity**: the public and the private half of an age X25519 key.
 

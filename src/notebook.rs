@@ -1,4 +1,4 @@
-//! Jupyter notebooks: cells and output.
+//! Jupyter notebooks: cells, output, and the variables of their kernels.
 //!
 //! The format is nbformat 4, see <https://nbformat.readthedocs.io/en/latest/format_description.html>.
 
@@ -6,6 +6,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub mod difference;
+pub mod extension;
+pub mod kernel;
+pub mod servers;
+pub mod state;
+mod wire;
 
 /// What a notebook holds, as far as a checkpoint tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

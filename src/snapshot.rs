@@ -24,5 +24,5 @@ pub mod warm;
 pub use capture::{Archive, Capture, Captured, Changes, Depth, Progress, Skipped, Total};
 pub use format::{Content, Entry, Mtime, Totals};
 pub use read::{Named, Pages, Version};
-pub use restore::{Restored, restore, restore_changes};
+pub use restore::{Restored, restore, restore_changes, restore_scratch};
 pub use verify::Verified;

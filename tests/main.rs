@@ -21,6 +21,7 @@ mod draft;
 mod faults;
 mod floors;
 mod ingest;
+mod kernel;
 mod libraries;
 mod mount;
 mod namespace;

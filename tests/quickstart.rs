@@ -100,6 +100,10 @@ fn the_quickstart_mounts_a_project_goes_on_after_a_crash_and_takes_all_away() {
     let summary = fs::read_to_string(mount.join("files/summary.md")).expect("the notebook ran");
     assert!(summary.contains("handwritten digits: 1797"), "{summary}");
     assert!(mount.join("checkpoints/first/notebook.ipynb").is_file());
+    let again = fs::read_to_string(mount.join("files/again.md")).expect("the second one ran");
+    assert!(again.contains("1797 digits"), "{again}");
+    assert!(mount.join("checkpoints/tour/variables/iris.pkl").is_file());
+    assert!(!mount.join("checkpoints/tour/variables/token.pkl").exists(), "it is a secret");
 
     // As after a power cut: no process is left, only what is on the disk.
     for process in quickstart.processes() {

@@ -3,6 +3,7 @@
 pub(crate) mod directory;
 pub(crate) mod generated;
 pub(crate) mod home;
+pub(crate) mod kernel;
 pub(crate) mod moto;
 pub(crate) mod mounted;
 pub(crate) mod paged;

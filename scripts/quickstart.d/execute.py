@@ -16,6 +16,8 @@ def main(path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # The kernel's history and sockets belong to this run, not to the user's home.
         os.environ.update(IPYTHONDIR=scratch, JUPYTER_RUNTIME_DIR=scratch)
+        # As a Jupyter server tells a kernel which notebook it runs.
+        os.environ["JPY_SESSION_NAME"] = str(path.absolute())
         NotebookClient(
             notebook,
             kernel_name="python3",

@@ -3,18 +3,23 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use indicatif::HumanBytes;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::{Context, live, table};
-use crate::catalog::{Catalog, Project, Resource, Role, Shown};
+use super::{Context, table};
+use crate::catalog::{Catalog, Project, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::workspace::Workspace;
+use line::{Described, Line};
+
+pub use begin::Origin;
 
 mod apply;
+mod begin;
+mod create;
+mod diff;
 mod find;
+mod line;
 mod save;
+mod variables;
 
 /// Checkpoints: saved states of a notebook and the project's files
 ///
@@ -22,18 +27,11 @@ mod save;
 /// pinned checkpoint, or `latest`.
 #[derive(Debug, Subcommand)]
 pub enum Checkpoint {
-    /// Save a notebook's cells and output together with the project's files
-    Create {
-        /// The notebook, as the project shows it: files/…
-        #[arg(long, value_name = "PATH")]
-        notebook: String,
-        /// Pin the checkpoint under this name
-        #[arg(long)]
-        name: Option<String>,
-        /// Look at every file, also at those that weren't changed through the mount
-        #[arg(long)]
-        rescan: bool,
-    },
+    /// Save a notebook's cells, output and variables together with the project's files
+    ///
+    /// The variables are those of the notebook's running kernel, if --kernel says which it is. What
+    /// can't be pickled is left out and named.
+    Create(create::Create),
     /// List the checkpoints
     List,
     /// Show one
@@ -53,112 +51,19 @@ pub enum Checkpoint {
         /// Which
         id: String,
     },
-    /// Make the project's files what they were
+    /// Make a notebook, its variables and the project's files what they were
     ///
-    /// What has changed since the newest checkpoint is saved as another one first. The outcome is
-    /// a new checkpoint, too: nothing of what was is lost.
-    Apply {
-        /// Which
-        id: String,
-    },
+    /// The variables go to the kernel that --kernel names. What has changed since the newest
+    /// checkpoint is saved as another one first. The outcome is a new checkpoint, too: nothing of
+    /// what was is lost.
+    Apply(apply::Apply),
+    /// Show which cells, variables and files differ between two
+    Diff(diff::Diff),
     /// Delete one
     Delete {
         /// Which
         id: String,
     },
-}
-
-/// How a checkpoint came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Operation {
-    /// Somebody, or something, saved it.
-    Manual,
-    /// Another one was applied.
-    Rollback,
-}
-
-/// What the catalogue keeps of a checkpoint beside its name, and `checkpoint.json` tells of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Spec {
-    operation: Operation,
-    /// The notebook, below the project; none where it was gone.
-    notebook: Option<String>,
-    /// Whether the project's files are in it.
-    data: bool,
-    /// How many files the project had.
-    files: u64,
-    /// Their length together, in bytes.
-    bytes: u64,
-    /// How many cells the notebook has; none where it couldn't be read.
-    cells: Option<usize>,
-    /// How many pieces of output its cells show.
-    outputs: Option<usize>,
-    kernel: Option<String>,
-    /// The checkpoint that a rollback went back to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    of: Option<String>,
-    /// The checkpoint that was about to be applied.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<String>,
-}
-
-/// A checkpoint as it is listed and shown, and as its `checkpoint.json` has it.
-#[derive(Clone, Debug, Serialize)]
-struct Line {
-    id: String,
-    /// The name it is pinned under.
-    name: Option<String>,
-    creator: String,
-    created: Timestamp,
-    #[serde(flatten)]
-    spec: Spec,
-}
-
-impl Line {
-    fn new(id: String, resource: &Resource) -> Result<Self> {
-        let spec = serde_json::from_value(resource.spec.clone()).map_err(|error| {
-            Error::new(ErrorKind::Damaged, format!("the catalogue's entry of checkpoint {id}"))
-                .with_source(error)
-        })?;
-        Ok(Self {
-            id,
-            name: resource.pinned_name().map(str::to_owned),
-            creator: resource.creator.clone(),
-            created: resource.created,
-            spec,
-        })
-    }
-
-    fn of(shown: &Shown) -> Result<Self> {
-        Self::new(shown.name.clone(), &shown.resource)
-    }
-}
-
-impl table::Row for Line {
-    const HEADER: &'static [&'static str] =
-        &["ID", "NAME", "OPERATION", "NOTEBOOK", "CELLS", "FILES", "SIZE", "CREATOR", "CREATED"];
-
-    fn cells(&self) -> Vec<String> {
-        let dash = || "-".to_owned();
-        let spec = &self.spec;
-        let operation = match (&spec.of, &spec.before) {
-            (Some(of), _) => format!("rollback to {of}"),
-            (None, Some(before)) => format!("before {before}"),
-            (None, None) => "manual".to_owned(),
-        };
-        vec![
-            self.id.clone(),
-            self.name.clone().unwrap_or_else(dash),
-            operation,
-            spec.notebook.clone().unwrap_or_else(dash),
-            spec.cells.map_or_else(dash, |cells| cells.to_string()),
-            spec.files.to_string(),
-            HumanBytes(spec.bytes).to_string(),
-            self.creator.clone(),
-            table::time(self.created),
-        ]
-    }
 }
 
 impl Checkpoint {
@@ -168,16 +73,8 @@ impl Checkpoint {
         let project = workspace.project().await?;
         let catalog = &workspace.catalog;
         match self {
-            Self::Create { notebook, name, rescan } => {
-                require_developer(catalog, &project).await?;
-                workspace.check_files_are_here(&project).await?;
-                if let Some(name) = &name {
-                    catalog.check_pin(&project, name).await?;
-                }
-                let saver = save::Saver::new(&workspace, &project)?.rescan(rescan);
-                let notebook = saver.notebook(&notebook).await?;
-                let draft = save::Draft { name, ..save::Draft::manual(Some(notebook)) };
-                let line = saver.publish(saver.capture(draft).await?).await?;
+            Self::Create(create) => {
+                let line = create.run(context, &workspace, &project).await?;
                 table::made(&line, context.json)?;
             }
             Self::List => {
@@ -187,7 +84,14 @@ impl Checkpoint {
             }
             Self::Show { id } => {
                 let found = find::one(catalog, &project, &id).await?;
-                table::show(&Line::of(&found)?, context.json)?;
+                let line = Line::of(&found)?;
+                table::show(&line, context.json)?;
+                let variables: Vec<_> =
+                    line.spec.variables.iter().flatten().map(Described).collect();
+                if !context.json && !variables.is_empty() {
+                    table::print(b"\n")?;
+                    table::list(&variables, false)?;
+                }
             }
             Self::Pin { id, name } => {
                 let found = find::own(catalog, &project, &id).await?;
@@ -201,13 +105,13 @@ impl Checkpoint {
                 table::say(format!("checkpoint {} unpinned", found.name));
                 table::made(&Line::new(found.name, &unpinned)?, context.json)?;
             }
-            Self::Apply { id } => {
-                require_developer(catalog, &project).await?;
-                workspace.check_files_are_here(&project).await?;
-                let target = find::one(catalog, &project, &id).await?;
-                let live = live::files(context, &project).await;
-                let line = apply::apply(&workspace, &project, &target, live).await?;
+            Self::Apply(apply) => {
+                let line = apply.run(context, &workspace, &project).await?;
                 table::made(&line, context.json)?;
+            }
+            Self::Diff(diff) => {
+                require_developer(catalog, &project).await?;
+                diff.run(&workspace, &project, context.json).await?;
             }
             Self::Delete { id } => {
                 let found = find::own(catalog, &project, &id).await?;
@@ -231,7 +135,7 @@ pub(super) async fn bring(workspace: &Workspace, project: &Project) -> Result<()
         table::say(format!("{name} has no checkpoint: its files are those that are here"));
         return Ok(());
     };
-    apply::apply(workspace, project, &all.swap_remove(newest), None).await.map(|_| ())
+    apply::apply_files(workspace, project, &all.swap_remove(newest)).await.map(|_| ())
 }
 
 /// Reading the project's files takes this role; whoever only lists checkpoints needs less.

@@ -9,10 +9,12 @@ use std::str::FromStr;
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::checkpoint::Origin;
 use super::{Context, place, table};
-use crate::catalog::{Catalog, Project as Found, Role};
+use crate::catalog::{Catalog, Project as Found, ProjectName, Role};
 use crate::config::ByteCount;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::workspace::Workspace;
 
 /// Projects: files and resources that can be mounted
 #[derive(Debug, Subcommand)]
@@ -28,6 +30,13 @@ pub enum Project {
         /// How much its files may take, in GiB [default: no limit]
         #[arg(long, value_name = "GIB")]
         quota: Option<u32>,
+        /// Begin with the files and the variables of a checkpoint, of the project at hand if no
+        /// other is named
+        #[arg(long, value_name = "[PROJECT/checkpoint/]ID")]
+        from: Option<String>,
+        /// Take variables that another user saved; loading them runs code of his
+        #[arg(long, requires = "from")]
+        trust: bool,
     },
     /// List the projects you may see, in one community or everywhere
     List {
@@ -139,10 +148,21 @@ impl Project {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let catalog = context.catalog().await?;
         match self {
-            Self::Create { name, description, quota } => {
+            Self::Create { name, description, quota, from, trust } => {
                 let name = place::project(context, &catalog, &name).await?;
+                let origin = match from {
+                    Some(from) => Some(origin(context, &catalog, &from, &name, trust).await?),
+                    None => None,
+                };
                 let made =
                     catalog.create_project(&name.at(), &name.project, &description, quota).await?;
+                if let Some((workspace, origin)) = origin
+                    && let Err(error) = origin.fill(&context.config, &workspace, &made).await
+                {
+                    // One that is half made is of no use; why it is says the first error.
+                    let _ = discard(context, &catalog, &made).await;
+                    return Err(error);
+                }
                 table::say(format!("project {name} made"));
                 if catalog.selected_project().await?.is_none() {
                     catalog.select_project(&name).await?;
@@ -265,6 +285,32 @@ fn parse_quota(text: &str) -> Result<Option<u32>> {
     let ByteCount(bytes) = text.parse().map_err(|_| invalid())?;
     let gib = u32::try_from(bytes >> 30).map_err(|_| invalid())?;
     if u64::from(gib) << 30 == bytes { Ok(Some(gib)) } else { Err(invalid()) }
+}
+
+/// The checkpoint that a new project begins with, and what it is read through.
+async fn origin(
+    context: &Context,
+    catalog: &Catalog,
+    from: &str,
+    new: &ProjectName,
+    trust: bool,
+) -> Result<(Workspace, Origin)> {
+    let workspace = Workspace::open(&context.config).await?;
+    let (project, id) = match from.split_once("/checkpoint/") {
+        Some((project, id)) => {
+            (catalog.project(&place::project(context, catalog, project).await?).await?, id)
+        }
+        None => (context.project(catalog).await?, from),
+    };
+    let origin = Origin::find(&workspace, &project, id, new, trust).await?;
+    Ok((workspace, origin))
+}
+
+/// Removes a project that couldn't be filled.
+async fn discard(context: &Context, catalog: &Catalog, made: &Found) -> Result<()> {
+    catalog.delete_project(&made.name).await?;
+    let files = context.config.files_dir(made.id.as_str());
+    remove(files.parent().unwrap_or(&files))
 }
 
 fn is_empty(dir: &Path) -> Result<bool> {

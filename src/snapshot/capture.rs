@@ -65,6 +65,8 @@ type Describe = Arc<dyn Fn(Total) -> Result<Bytes> + Send + Sync>;
 #[derive(Clone)]
 enum Source {
     Directory(PathBuf),
+    /// A directory that isn't counted.
+    Beside(PathBuf),
     Bytes(Bytes),
 }
 
@@ -177,6 +179,14 @@ impl Capture {
         self
     }
 
+    /// Takes in a local directory that neither [`described`](Self::described) nor
+    /// [`at_most`](Self::at_most) knows of.
+    #[must_use]
+    pub fn beside(mut self, at: TreePath, from: impl Into<PathBuf>) -> Self {
+        self.sources.push((at, Source::Beside(from.into())));
+        self
+    }
+
     /// Takes in a file of these bytes, to be found at `at`.
     #[must_use]
     pub fn bytes(mut self, at: TreePath, bytes: impl Into<Bytes>) -> Self {
@@ -271,7 +281,7 @@ impl Capture {
     /// [`Captured::skipped`].
     pub async fn run(self, packs: &Packs) -> Result<Captured> {
         for (_, source) in &self.sources {
-            if let Source::Directory(from) = source {
+            if let Source::Directory(from) | Source::Beside(from) = source {
                 std::fs::read_dir(from)
                     .context(|| format!("{} can't be taken in", from.display()))?;
             }

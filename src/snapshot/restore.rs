@@ -79,6 +79,18 @@ pub async fn restore(version: &Version, from: &TreePath, into: &Path) -> Result<
     done.map_err(|error| Error::new(ErrorKind::Io, "a restore was stopped").with_source(error))?
 }
 
+/// Like [`restore`], for a directory that may be lost with a crash: nothing is made durable.
+///
+/// # Errors
+/// Those of `restore`.
+pub async fn restore_scratch(version: &Version, from: &TreePath, into: &Path) -> Result<Restored> {
+    let mut restore = Restore::new(version.clone(), Arc::default());
+    restore.durable = false;
+    let (from, into) = (from.clone(), into.to_owned());
+    let done = spawn_blocking(move || restore.run(&from, &into)).await;
+    done.map_err(|error| Error::new(ErrorKind::Io, "a restore was stopped").with_source(error))?
+}
+
 /// A restore at work.
 pub(super) struct Restore {
     version: Version,
@@ -87,6 +99,8 @@ pub(super) struct Restore {
     /// Where files are until they are finished, and then nothing is removed that the version
     /// doesn't have; beside the finished ones if it isn't said.
     scratch: Option<PathBuf>,
+    /// Whether all is durable in the end.
+    durable: bool,
     /// Guards why the writers stopped.
     failed: Mutex<Option<Error>>,
 }
@@ -108,7 +122,7 @@ struct Rest {
 impl Restore {
     pub(super) fn new(version: Version, progress: Arc<Restoring>) -> Self {
         let runtime = Handle::current();
-        Self { version, runtime, progress, scratch: None, failed: Mutex::default() }
+        Self { version, runtime, progress, scratch: None, durable: true, failed: Mutex::default() }
     }
 
     /// Keeps files in a directory of their own until they are finished, and what is there already
@@ -150,8 +164,10 @@ impl Restore {
             let set = set_mode(path, entry.mode).and_then(|()| set_mtime(path, entry.mtime));
             set.context(|| format!("the mode of {} can't be set", path.display()))?;
         }
-        let synced = File::open(into).and_then(|top| Ok(rustix::fs::syncfs(&top)?));
-        synced.context(|| format!("{} can't be made durable", into.display()))?;
+        if self.durable {
+            let synced = File::open(into).and_then(|top| Ok(rustix::fs::syncfs(&top)?));
+            synced.context(|| format!("{} can't be made durable", into.display()))?;
+        }
         Ok(Restored {
             written: self.progress.written.load(Ordering::Relaxed),
             unchanged: self.progress.unchanged.load(Ordering::Relaxed),

@@ -1,6 +1,6 @@
 //! Saves a notebook and the project's files as one version.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,17 +9,20 @@ use futures_util::TryStreamExt as _;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 
-use super::{Line, Operation, Spec, find};
+use super::find;
+use super::line::{Line, Operation, Spec};
+use super::variables::Variables;
 use crate::catalog::{Kind, NewResource, NewVersion, Project, Writer, checkpoint_name};
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::notebook::Notebook;
+use crate::notebook::state::{LIST, State, VALUES};
 use crate::path::TreePath;
 use crate::snapshot::diff::{Difference, diff};
 use crate::snapshot::{Capture, Captured, Changes, Depth, Skipped, Total, Version};
 use crate::tree::local::LocalTree;
 use crate::tree::tracked::{Journal, Known, Mark, Since};
-use crate::tree::{OpenMode, Tree};
+use crate::tree::{NewNode, OpenMode, Owner, RenameMode, Tree};
 use crate::workspace::Workspace;
 
 /// How many of the files that were left out are named one by one.
@@ -37,12 +40,15 @@ pub(super) struct Saver<'a> {
 }
 
 /// A checkpoint that is about to be made.
-pub(super) struct Draft {
+pub(super) struct Draft<'a> {
     pub(super) operation: Operation,
     pub(super) notebook: Option<Saved>,
+    /// Those that the kernel has written.
+    pub(super) variables: Option<&'a Variables>,
     /// The name to pin it under.
     pub(super) name: Option<String>,
-    /// The checkpoint that a rollback went back to.
+    pub(super) tags: Vec<String>,
+    /// The checkpoint that a rollback went back to, or that a project was made from.
     pub(super) of: Option<String>,
     /// The checkpoint that is about to be applied.
     pub(super) before: Option<String>,
@@ -60,6 +66,7 @@ pub(super) struct Saved {
 /// A checkpoint that is in the store, but not in the catalogue yet.
 pub(super) struct Stored {
     line: Line,
+    state: Option<State>,
     captured: Captured,
     since: Since,
     writer: Writer,
@@ -72,13 +79,26 @@ struct Previous {
     known: Option<Known>,
 }
 
-impl Draft {
+impl Draft<'_> {
     pub(super) fn manual(notebook: Option<Saved>) -> Self {
-        Self { operation: Operation::Manual, notebook, name: None, of: None, before: None }
+        Self {
+            operation: Operation::Manual,
+            notebook,
+            variables: None,
+            name: None,
+            tags: Vec::new(),
+            of: None,
+            before: None,
+        }
     }
 }
 
 impl Stored {
+    /// The variables in it.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
     /// Whether the files are in it.
     pub(super) fn has_files(&self) -> bool {
         self.line.spec.data
@@ -129,14 +149,48 @@ impl<'a> Saver<'a> {
         }))
     }
 
+    /// Makes the notebook what it was, in one step, in the mount at `live` if there is one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) async fn write_notebook(
+        &self,
+        path: &str,
+        bytes: &[u8],
+        live: Option<&Path>,
+    ) -> Result<()> {
+        let below = below_files(path)?;
+        let directory = below.parent().unwrap_or_else(TreePath::root);
+        let draft = directory.join(format!(".atelier-{}", std::process::id()))?;
+        let mut changes = Changes::default();
+        for path in [&below, &draft] {
+            changes.add(path.clone(), Depth::Entry);
+        }
+        // Behind no mount it has to be noted here what may change.
+        let (tree, _marks) = match live {
+            Some(live) => (&LocalTree::open(live)?, Vec::new()),
+            None => (&self.tree, self.mark(Some(&changes))?),
+        };
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let new = NewNode { mode: 0o644, owner: Owner { uid, gid } };
+        let mode = OpenMode { write: true, ..OpenMode::default() };
+        let file = tree.create(&draft, new, mode).await?.file;
+        let written = async {
+            file.write_at(0, bytes).await?;
+            file.sync(false).await?;
+            tree.rename(&draft, &below, RenameMode::Replace).await
+        };
+        if let Err(error) = written.await {
+            // What is left of it says less than the error.
+            let _ = tree.remove_file(&draft).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
     async fn read(&self, path: &str) -> Result<Option<Bytes>> {
         let invalid = |what: String| Error::new(ErrorKind::InvalidInput, what);
-        let below = TreePath::parse(path).ok().and_then(|path| path.split_first());
-        let Some((_, below)) = below.filter(|(first, rest)| *first == "files" && !rest.is_root())
-        else {
-            return Err(invalid(format!("notebook \"{path}\" isn't in the project's files/"))
-                .with_hint("name it as the project shows it, such as files/train.ipynb"));
-        };
+        let below = below_files(path)?;
         match self.tree.open(&below, OpenMode::READ).await {
             Ok(file) => file.read_at(0, usize::MAX).await.map(Some),
             Err(error) => match error.kind() {
@@ -167,11 +221,13 @@ impl<'a> Saver<'a> {
     }
 
     /// Puts a checkpoint into the store.
-    pub(super) async fn capture(&self, draft: Draft) -> Result<Stored> {
+    pub(super) async fn capture(&self, draft: Draft<'_>) -> Result<Stored> {
         let catalog = &self.workspace.catalog;
         let (packs, writer) = self.workspace.begin_writing().await?;
         let id = checkpoint_name(catalog.next_checkpoint_number(self.project).await?);
         let notebook = draft.notebook.as_ref().and_then(|saved| saved.notebook.as_ref());
+        let list = draft.variables.map(|variables| variables.directory().list()).transpose()?;
+        let state = list.as_deref().map(State::parse).transpose()?;
         let mut line = Line {
             id,
             name: draft.name,
@@ -186,6 +242,9 @@ impl<'a> Saver<'a> {
                 cells: notebook.map(|notebook| notebook.cells.len()),
                 outputs: notebook.map(Notebook::outputs),
                 kernel: notebook.and_then(|notebook| notebook.kernel.clone()),
+                execution: state.as_ref().map(|state| state.execution.clone()),
+                tags: draft.tags,
+                variables: state.as_ref().map(|state| state.variables.clone()),
                 of: draft.of,
                 before: draft.before,
             },
@@ -214,19 +273,27 @@ impl<'a> Saver<'a> {
             own_files += 1;
             capture = capture.bytes(TreePath::parse("notebook.ipynb")?, saved.bytes);
         }
+        let mut beside = Total::default();
+        if let (Some(variables), Some(list)) = (draft.variables, list) {
+            own_files += 1;
+            notebook_bytes += list.len() as u64;
+            beside = variables.total();
+            capture = with_variables(capture, variables)?.bytes(TreePath::parse(LIST)?, list);
+        }
         let captured = capture.run(&packs).await?;
         if let Some(known) = &mut since.known {
             let more = captured.left_out > captured.unsettled.len() as u64;
             known.look_again_at(&below(&captured.unsettled, "files"), more);
         }
-        let own_bytes = own_bytes.load(Ordering::Relaxed) + notebook_bytes;
+        let own_bytes = own_bytes.load(Ordering::Relaxed) + notebook_bytes + beside.bytes;
+        own_files += beside.entries;
         line.spec.files = captured.totals.files.saturating_sub(own_files);
         line.spec.bytes = captured.totals.bytes.saturating_sub(own_bytes);
         if let Some(total) = captured.too_much {
             line.spec.data = false;
             (line.spec.files, line.spec.bytes) = (total.entries, total.bytes);
         }
-        Ok(Stored { line, captured, since, writer })
+        Ok(Stored { line, state, captured, since, writer })
     }
 
     /// Begins to take the files in, as far as they may have changed since the newest checkpoint.
@@ -272,7 +339,7 @@ impl<'a> Saver<'a> {
 
     /// Makes a stored checkpoint one of the project's, and tells of it.
     pub(super) async fn publish(&self, stored: Stored) -> Result<Line> {
-        let Stored { line, captured, since, writer } = stored;
+        let Stored { line, captured, since, writer, .. } = stored;
         let mut spec = serde_json::to_value(&line.spec).map_err(unwritten)?;
         if let Some(name) = &line.name {
             spec["pinned_name"] = name.as_str().into();
@@ -307,7 +374,9 @@ impl<'a> Saver<'a> {
         let Spec { files, bytes, data, .. } = line.spec;
         let size = HumanBytes(bytes);
         table::say(if data {
-            format!("checkpoint {} saved: {files} files, {size}", line.id)
+            let variables = line.variables().map(|count| format!("{count} variables, "));
+            let variables = variables.unwrap_or_default();
+            format!("checkpoint {} saved: {variables}{files} files, {size}", line.id)
         } else {
             let id = &line.id;
             format!(
@@ -351,6 +420,28 @@ fn below(paths: &[TreePath], directory: &str) -> Vec<TreePath> {
         (first == directory.as_bytes()).then_some(rest)
     };
     paths.iter().filter_map(inside).collect()
+}
+
+/// The path of a notebook below the project's storage.
+fn below_files(path: &str) -> Result<TreePath> {
+    let below = TreePath::parse(path).ok().and_then(|path| path.split_first());
+    let below = below.filter(|(first, rest)| *first == "files" && !rest.is_root());
+    below.map(|(_, rest)| rest).ok_or_else(|| {
+        let message = format!("notebook \"{path}\" isn't in the project's files/");
+        Error::new(ErrorKind::InvalidInput, message)
+            .with_hint("name it as the project shows it, such as files/train.ipynb")
+    })
+}
+
+/// Takes in the values of variables, too.
+pub(super) fn with_variables(mut capture: Capture, variables: &Variables) -> Result<Capture> {
+    for values in VALUES {
+        let from = variables.directory().path().join(values);
+        if from.is_dir() {
+            capture = capture.beside(TreePath::parse(values)?, from);
+        }
+    }
+    Ok(capture)
 }
 
 fn to_json(line: &Line) -> Result<Vec<u8>> {

@@ -1,17 +1,16 @@
 //! `atelier dataset diff`: what differs between two versions.
 
-use std::fmt::Write as _;
-
 use futures_util::TryStreamExt as _;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::find::At;
 use crate::catalog::{Shown, Version};
+use crate::cli::difference::{kind, len, line, mode};
 use crate::cli::table;
 use crate::error::{Error, ErrorKind, Result};
+use crate::snapshot::Entry;
 use crate::snapshot::diff::{Change, Difference, diff};
-use crate::snapshot::{Content, Entry};
 use crate::workspace::Workspace;
 
 /// How much is collected before it is printed, in bytes.
@@ -211,51 +210,4 @@ impl Differences {
             Change::Touched => {}
         }
     }
-}
-
-/// A line for people: `+`, `-` or `~`, the path, and what there is to say of it.
-fn line(Difference { path, change }: &Difference) -> Option<String> {
-    let only = |sign: char, entry: &Entry| match entry.content {
-        Content::Directory => format!("{sign} {path}/\n"),
-        _ => format!("{sign} {path}  {}\n", HumanBytes(len(entry))),
-    };
-    Some(match change {
-        Change::Added(entry) => only('+', entry),
-        Change::Removed(entry) => only('-', entry),
-        Change::Changed { before, after } => {
-            let mut line = format!("~ {path}");
-            if kind(before) != kind(after) {
-                let _ = write!(line, "  {} -> {}", kind(before), kind(after));
-            }
-            if !before.content.is_same(&after.content) {
-                let (before, after) = (HumanBytes(len(before)), HumanBytes(len(after)));
-                let _ = write!(line, "  {before} -> {after}");
-            }
-            if before.mode != after.mode {
-                let _ = write!(line, "  mode {} -> {}", mode(before), mode(after));
-            }
-            line + "\n"
-        }
-        Change::Touched => return None,
-    })
-}
-
-fn kind(entry: &Entry) -> &'static str {
-    match entry.content {
-        Content::Directory => "directory",
-        Content::Symlink(_) => "symlink",
-        Content::Inline(_) | Content::Frame { .. } | Content::Runs { .. } => "file",
-    }
-}
-
-/// How many bytes an entry counts for: those of a file.
-fn len(entry: &Entry) -> u64 {
-    match entry.content {
-        Content::Directory | Content::Symlink(_) => 0,
-        _ => entry.content.len(),
-    }
-}
-
-fn mode(entry: &Entry) -> String {
-    format!("{:04o}", entry.mode)
 }

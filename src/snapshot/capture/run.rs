@@ -55,13 +55,13 @@ pub(super) fn run(mut capture: Capture, packs: &Packs) -> Result<Captured> {
     if let Some((at, describe)) = capture.described.take() {
         let count = |total: Total, (_, source): &(TreePath, Source)| match source {
             Source::Directory(from) => total.and(amend::count(from)),
-            Source::Bytes(_) => total,
+            Source::Beside(_) | Source::Bytes(_) => total,
         };
         let total = capture.sources.iter().fold(Total::default(), count);
         capture.sources.push((at, Source::Bytes(describe(total)?)));
         if capture.at_most.is_some_and(|most| total.bytes > most) {
             too_much = Some(total);
-            capture.sources.retain(|(_, source)| matches!(source, Source::Bytes(_)));
+            capture.sources.retain(|(_, source)| !matches!(source, Source::Directory(_)));
         }
     }
     let index = runtime.block_on(packs.index())?;
@@ -257,7 +257,9 @@ fn survey(input: &Input, unordered: Option<&UnorderedSource>, runtime: &Handle) 
             let directories: Vec<_> = sources(input)
                 .iter()
                 .filter_map(|(_, source)| match source {
-                    Source::Directory(directory) => Some(directory.clone()),
+                    Source::Directory(directory) | Source::Beside(directory) => {
+                        Some(directory.clone())
+                    }
                     Source::Bytes(_) => None,
                 })
                 .collect();

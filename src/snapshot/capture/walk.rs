@@ -165,7 +165,7 @@ impl Walk {
             // The directories on the way exist in the version, whatever this machine has.
             let mut below = path.clone();
             let mut child = match source {
-                Source::Directory(local) => {
+                Source::Directory(local) | Source::Beside(local) => {
                     pending.entry(path.as_bytes().to_vec()).or_default().local = Some(local);
                     Child::Directory
                 }
