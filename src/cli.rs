@@ -103,6 +103,7 @@ pub struct Context {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
+        shield::raise()?;
         let context = Context { config: Config::resolve(&self.global)?, json: self.global.json };
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

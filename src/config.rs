@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use self::serving::{ByteCount, CacheSize, Serving, ServingArgs, Span};
 pub use self::store::{BucketUrl, StoreLocation};
 
+mod home;
 mod serving;
 mod store;
 
@@ -100,6 +101,14 @@ impl Config {
             project: args.project.clone(),
             user: args.user.clone().map_or_else(login_name, Ok)?,
         })
+    }
+
+    /// Refuses a home that others could change under us.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, with what is wrong and how to mend it.
+    pub fn check_home(&self) -> Result<()> {
+        home::check(&self.home)
     }
 
     /// The SQLite file of the embedded catalogue.

@@ -12,7 +12,7 @@ use crate::config::Serving;
 use crate::metrics::{Histogram, Metrics, Value};
 
 pub use self::exporter::Exporter;
-pub use self::socket::{Answer, Socket, Sockets};
+pub use self::socket::{Answer, Socket, Sockets, reply};
 
 mod exporter;
 mod socket;

@@ -1,5 +1,7 @@
 //! Opens everything a command works on, from a [`Config`].
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -72,6 +74,7 @@ impl Workspace {
         serves: bool,
         disk: impl FnOnce(Arc<Metrics>) -> Option<DiskCache>,
     ) -> Result<Self> {
+        config.check_home()?;
         let catalog = Catalog::open_existing(&config.catalog_file(), &config.user).await?;
         let metrics = Arc::<Metrics>::default();
         let memory = cache::affordable(serving.memory);
@@ -178,7 +181,12 @@ impl Workspace {
     /// The directory of a project's storage, made if it isn't there.
     pub fn files(&self, project: &Project) -> Result<std::path::PathBuf> {
         let dir = self.config.files_dir(project.id.as_str());
-        std::fs::create_dir_all(&dir).context(|| format!("{} can't be made", dir.display()))?;
+        if !dir.is_dir() {
+            let made = fs::create_dir_all(&dir)
+                // What is above it is closed to others; in a mount this shows, and its mode counts.
+                .and_then(|()| fs::set_permissions(&dir, Permissions::from_mode(0o755)));
+            made.context(|| format!("{} can't be made", dir.display()))?;
+        }
         Ok(dir)
     }
 

@@ -49,7 +49,10 @@ impl Draft {
         lock.lock().context(unmade)?;
         let draft = Self { mount_point: dir.join(name), dir, _lock: lock };
         fs::create_dir(&draft.mount_point).context(unmade)?;
-        DirBuilder::new().mode(0o755).create(draft.files()).context(unmade)?;
+        fs::create_dir(draft.files()).context(unmade)?;
+        // It becomes the dataset's own, whatever may be read by others here.
+        let shown = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(draft.files(), shown).context(unmade)?;
         Ok(draft)
     }
 

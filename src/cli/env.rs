@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
-use super::shield::Shield;
 use super::variables::Selection;
 use super::{Context, table};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +37,6 @@ enum Format {
 impl Env {
     /// Prints the secrets.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let _shield = Shield::raise()?;
         let variables = self.selection.variables(context).await?;
         let format = if context.json { Format::Json } else { self.format };
         table::print(&written(format, &variables)?)?;

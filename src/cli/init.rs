@@ -44,6 +44,7 @@ impl Init {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let config = &context.config;
         private_dir(&config.home)?;
+        config.check_home()?;
         let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;
         private_dir(&config.store_dir())?;
         Workspace::prepare_store(config, &catalog).await?;

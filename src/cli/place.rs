@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 impl Context {
     /// Opens the catalogue of the home.
     pub async fn catalog(&self) -> Result<Catalog> {
+        self.config.check_home()?;
         Catalog::open_existing(&self.config.catalog_file(), &self.config.user).await
     }
 

@@ -6,9 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use super::shield::Shield;
 use super::variables::Selection;
-use super::{Context, outcome};
+use super::{Context, outcome, shield};
 use crate::error::{ErrorKind, Result};
 use crate::secret::Value;
 
@@ -34,10 +33,8 @@ pub struct Run {
 impl Run {
     /// Runs the command in place of this program.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let shield = Shield::raise()?;
         let variables = self.selection.variables(context).await?;
-        shield.lower()?;
-        Ok(execute(&self.command, &variables))
+        shield::lowered(|| execute(&self.command, &variables))
     }
 }
 

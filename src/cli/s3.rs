@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::shield::Shield;
 use super::{Context, table};
 use crate::catalog::{Kind, NewResource, Project, Shown};
 use crate::error::{Error, ErrorKind, Result};
@@ -214,7 +213,6 @@ impl S3 {
 
 impl Connect {
     async fn run(self, context: &Context) -> Result<()> {
-        let _shield = Shield::raise()?;
         let workspace = Workspace::open(&context.config).await?;
         let project = workspace.project().await?;
         let name = self.named.name;
@@ -256,7 +254,6 @@ impl Connect {
 
 impl Named {
     async fn test(self, context: &Context) -> Result<()> {
-        let _shield = Shield::raise()?;
         let workspace = Workspace::open(&context.config).await?;
         let project = workspace.project().await?;
         let shown = workspace.catalog.shown(&project, Kind::S3, &self.name).await?;

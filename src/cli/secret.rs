@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 
 use super::Context;
 use super::environment::{Absent, DEFAULT, Environments};
-use super::shield::Shield;
 use super::table::{self, Row};
 use crate::catalog::Kind;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
@@ -114,7 +113,6 @@ impl Row for Listed {
 impl Secret {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
-        let _shield = Shield::raise()?;
         match self {
             Self::Set(set) => set.run(context).await?,
             Self::List(list) => {

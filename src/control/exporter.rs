@@ -132,6 +132,20 @@ fn target(request: &[u8]) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let ended = [&bytes[..], b"\r\n\r\n"].concat();
+            for request in [&bytes, &ended] {
+                if let Some((method, _)) = super::target(request) {
+                    prop_assert!(method.bytes().all(|byte| byte.is_ascii_uppercase()));
+                }
+            }
+        }
+    }
+
     #[test]
     fn only_a_request_is_taken_for_one() {
         let target = |text: &str| {

@@ -7,7 +7,9 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use rustix::process::Pid;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::{About, Report};
@@ -35,6 +38,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often a socket that is to go is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How many who ask are heard at once, each with a descriptor and a little memory.
+const CLIENTS: usize = 64;
 
 /// The longest request and the longest answer, in bytes.
 const LONGEST_REQUEST: u64 = 4 << 10;
@@ -91,7 +97,11 @@ fn listen(dir: &Path, name: &str) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let (_open, short) = short(dir)?;
+    let (open, short) = short(dir)?;
+    let found = open.metadata()?;
+    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others can write there"));
+    }
     let listener = UnixListener::bind(short.join(name))?;
     fs::set_permissions(dir.join(name), Permissions::from_mode(0o600))?;
     Ok(listener)
@@ -108,14 +118,19 @@ fn short(dir: &Path) -> io::Result<(File, PathBuf)> {
 
 async fn accept(listener: UnixListener, about: Arc<About>, metrics: Arc<Metrics>) {
     let start = Instant::now();
+    let places = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok((mut client, _)) = listener.accept().await else {
             // Out of descriptors, most likely: there will be some again.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        // Who may not ask, and who comes when all places are taken, is cut off at once.
+        let place = Arc::clone(&places).try_acquire_owned();
+        let (true, Ok(place)) = (may_ask(&client), place) else { continue };
         let (about, metrics) = (Arc::clone(&about), Arc::clone(&metrics));
         tokio::spawn(async move {
+            let _place = place;
             let answered = tokio::time::timeout(PATIENCE, async {
                 let mut line = Vec::new();
                 let mut asked = BufReader::new(&mut client).take(LONGEST_REQUEST);
@@ -131,7 +146,15 @@ async fn accept(listener: UnixListener, about: Arc<About>, metrics: Arc<Metrics>
     }
 }
 
-fn reply(line: &[u8], report: impl FnOnce() -> Report) -> Json {
+/// Whether the other end is the same user, or root, whatever the modes of directory and socket say:
+/// `SO_PEERCRED` of `unix(7)`.
+fn may_ask(client: &UnixStream) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    client.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
+}
+
+/// The answer to a line of whatever bytes.
+pub fn reply(line: &[u8], report: impl FnOnce() -> Report) -> Json {
     let refused = |why: &str| json!({ "version": VERSION, "error": why });
     let Ok(request) = serde_json::from_slice::<Json>(line) else {
         return refused("a request is a line of JSON");
@@ -260,6 +283,8 @@ fn is_alive(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -280,6 +305,19 @@ mod tests {
         assert_eq!(said("{\"version\":1,\"request\":\"status\"}")["status"]["pid"], 7);
         for line in ["", "nonsense", "{}", "{\"version\":2}", "{\"version\":1}", "[1]"] {
             assert!(said(line)["error"].is_string(), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..40) {
+            let report =
+                || Report::new(&super::super::tests::about(), Instant::now(), &Metrics::default());
+            let request = br#"{"version":1,"request":"status"}"#;
+            for line in [&bytes[..], &request[..cut.min(request.len())]] {
+                let answer = reply(line, report);
+                prop_assert_eq!(answer["error"].is_string(), answer["status"].is_null());
+            }
         }
     }
 

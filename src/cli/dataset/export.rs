@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, ProgressBar};
 
 use super::find::At;
-use crate::cli::table;
+use crate::cli::{shield, table};
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::export::export;
 use crate::snapshot::restore::Restoring;
@@ -29,6 +29,7 @@ pub struct Export {
 impl Export {
     pub(super) async fn run(self, at: &At<'_>, workspace: &Workspace) -> Result<()> {
         at.require_developer().await?;
+        shield::make_files_for_the_user();
         let (shown, version) = at.version(&self.name).await?;
         let opened = workspace.open_version(&version).await?;
         let progress = Arc::<Restoring>::default();

@@ -10,7 +10,12 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use tracing_subscriber::EnvFilter;
+use rustix::fs::OFlags;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 
@@ -58,7 +63,9 @@ pub(super) fn leave_session() -> Result<()> {
 
 /// Logs to standard error, which becomes a file once the mount is ready.
 ///
-/// `$ATELIER_LOG` chooses what is logged, such as `debug` or `atelier::fuse=debug`.
+/// `$ATELIER_LOG` chooses what is logged, such as `debug` or `atelier::fuse=debug`. Whatever it
+/// says, what other packages say is logged from `info` on only: below that the AWS SDK tells the
+/// headers of requests, and others what they were given.
 pub(super) fn log() -> Result<()> {
     let chosen = std::env::var("ATELIER_LOG").unwrap_or_else(|_| "warn,atelier=info".to_owned());
     let filter = EnvFilter::try_new(&chosen).map_err(|error| {
@@ -66,10 +73,17 @@ pub(super) fn log() -> Result<()> {
         Error::new(ErrorKind::InvalidInput, message).with_source(error)
     })?;
     let ansi = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_ansi(ansi).with_writer(io::stderr);
+    let discreet = filter_fn(|event| may_be_logged(event.target(), *event.level()));
     // There is one already only in a test.
-    let _ = log.with_ansi(ansi).try_init();
+    let _ = tracing_subscriber::registry().with(log.with_filter(discreet)).with(filter).try_init();
     Ok(())
+}
+
+/// Whether what comes from `target` may be logged at a level.
+fn may_be_logged(target: &str, level: Level) -> bool {
+    let is_ours = target.split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+    is_ours || level <= Level::INFO
 }
 
 /// Tells the waiting process that the mount is ready, and lets go of everything it gave us.
@@ -100,6 +114,22 @@ fn open_log(home: &Path) -> Result<std::fs::File> {
         .append(true)
         .create(true)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&file)
         .context(|| format!("{} can't be written", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_below_info_is_not_logged() {
+        for target in ["aws_smithy_runtime::client", "hyper", "h2::proto", "sqlx", "atelier2"] {
+            assert!(may_be_logged(target, Level::INFO), "{target}");
+            assert!(!may_be_logged(target, Level::DEBUG), "{target}");
+        }
+        assert!(may_be_logged("atelier::fuse::answer", Level::TRACE));
+        assert!(may_be_logged("atelier", Level::TRACE));
+    }
 }

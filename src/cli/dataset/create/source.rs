@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::Context;
 use crate::catalog::{Kind, Project, Shown};
-use crate::cli::shield::Shield;
 use crate::config::BucketUrl;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::object::s3::{Connection, Limits, S3Store};
@@ -90,8 +89,6 @@ impl Source {
         owner: &Project,
         connection: Connection,
     ) -> Result<Self> {
-        // It lasts as long as the process: the key is used to the end.
-        let _shield = Shield::raise()?;
         let store = workspace.bucket(owner, connection, Limits::default()).await?;
         store.probe().await?;
         Ok(Self::Objects(store))

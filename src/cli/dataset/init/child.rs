@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use crate::cli::outcome;
+use crate::cli::{outcome, shield};
 use crate::error::{IoContext as _, Result};
 
 /// How a command ended.
@@ -74,7 +74,7 @@ fn ignored_signals() -> u64 {
 /// # Errors
 /// Those of waiting for it.
 pub(super) async fn run(mut command: Command, signals: &mut Signals) -> Result<Ended> {
-    let mut child = match command.spawn() {
+    let mut child = match shield::lowered(|| command.spawn())? {
         Ok(child) => child,
         Err(error) => return Ok(Ended::NotRun(outcome::not_run(command.get_program(), error))),
     };
