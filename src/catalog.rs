@@ -17,6 +17,7 @@ use sqlx::{Any, AnyPool, Transaction};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 mod access;
+mod account;
 pub mod collect;
 mod community;
 mod content;

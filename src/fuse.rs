@@ -5,9 +5,11 @@
 //! without a thread switch; what has to wait is spawned, so that a slow store holds none of the few
 //! FUSE threads.
 
+pub use self::admission::{Accounts, AskRoles};
 pub use self::device::{Unmount, unmount};
 pub use self::session::{Access, Flag, MountOptions, Session, mount, mount_frozen};
 
+mod admission;
 mod answer;
 mod device;
 mod dispatch;

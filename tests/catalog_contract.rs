@@ -117,9 +117,9 @@ async fn a_catalogue_of_a_newer_program_is_refused() {
     assert!(error.hint().unwrap().contains("newer"));
 }
 
-/// What a program wrote that knew no tags is read by one that does.
+/// What a program wrote that knew no tags and no accounts is read by one that does.
 #[tokio::test]
-async fn a_catalogue_of_the_second_format_gets_what_the_third_adds() {
+async fn a_catalogue_of_the_second_format_gets_what_later_ones_add() {
     let (fresh, tabby, _) = Fresh::with_lab().await;
     let flowers = dataset(&fresh.catalog, &tabby, "flowers").await;
     fresh.catalog.close().await;
@@ -129,6 +129,7 @@ async fn a_catalogue_of_the_second_format_gets_what_the_third_adds() {
         "ALTER TABLE project DROP COLUMN checkpoint_gib",
         "DROP TABLE tag",
         "ALTER TABLE project DROP COLUMN active_datasets",
+        "DROP TABLE account",
         "DELETE FROM format WHERE version >= 3",
     ] {
         assert!(written_by_python(&file, statement), "{statement}");
@@ -137,6 +138,9 @@ async fn a_catalogue_of_the_second_format_gets_what_the_third_adds() {
     assert_eq!(catalog.project(&tabby.name).await.unwrap(), tabby);
     assert_eq!(catalog.tag(&flowers.id, 1, "first", false).await.unwrap(), None);
     assert_eq!(catalog.tagged(&flowers.id, "first").await.unwrap(), Some(1));
+    catalog.map_account("lab", "ada", 1001).await.unwrap();
+    let roles = catalog.roles_of_accounts(&tabby).await.unwrap();
+    assert_eq!(roles.into_iter().collect::<Vec<_>>(), [(1001, Role::Admin)]);
 }
 
 #[tokio::test]

@@ -189,9 +189,7 @@ pub(super) async fn role_in_project(
     let Some(row) = row else {
         return Ok(Standing::Stranger);
     };
-    let direct: Option<Role> = query::word_or_none(&row, "direct")?;
-    let above: Option<Role> = query::word_or_none(&row, "above")?;
-    Ok(Standing::Member(direct.max(above.map(Role::inherited))))
+    Ok(Standing::Member(query::effective_role(&row)?))
 }
 
 /// The role that was granted in a community.

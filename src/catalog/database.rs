@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("content.sql"),
     include_str!("tag.sql"),
     include_str!("storage.sql"),
+    include_str!("account.sql"),
 ];
 
 /// Begins a change. IMMEDIATE takes the write lock at once, within the busy timeout; a

@@ -348,6 +348,7 @@ async fn take_from_community(
              FROM project p JOIN community c ON c.id = p.community WHERE c.organization = $1)",
             "DELETE FROM community_member WHERE user_name = $2 AND community IN \
              (SELECT id FROM community WHERE organization = $1)",
+            "DELETE FROM account WHERE user_name = $2 AND organization = $1",
         ] {
             sqlx::query(statement)
                 .bind(organization.as_str())

@@ -209,6 +209,15 @@ pub struct Member {
     pub inherited: bool,
 }
 
+/// A user of the machines that mount an organization's projects, who is one of its members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// The number of the user, see `credentials(7)`.
+    pub uid: u32,
+    /// The member.
+    pub user: String,
+}
+
 /// Something a project owns and can share.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Resource {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::any::AnyRow;
 
 use super::database::{damaged, field};
-use super::model::{Community, Id, Offer, Organization, Project, Resource, Version};
+use super::model::{Community, Id, Offer, Organization, Project, Resource, Role, Version};
 use super::name::{CommunityName, ProjectName};
 use crate::error::Result;
 
@@ -154,6 +154,14 @@ pub(super) fn truth(row: &AnyRow, name: &'static str) -> Result<bool> {
 }
 
 /// Reads a word that may be missing.
+/// The higher one of the role granted in a project, the column `direct`, and of what the one in its
+/// community carries, the column `above`.
+pub(super) fn effective_role(row: &AnyRow) -> Result<Option<Role>> {
+    let direct: Option<Role> = word_or_none(row, "direct")?;
+    let above: Option<Role> = word_or_none(row, "above")?;
+    Ok(direct.max(above.map(Role::inherited)))
+}
+
 pub(super) fn word_or_none<T: std::str::FromStr<Err = crate::error::Error>>(
     row: &AnyRow,
     name: &'static str,

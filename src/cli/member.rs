@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{Context, place, table};
-use crate::catalog::{Member as Found, Role, Scope};
+use crate::catalog::{Account, Catalog, Member as Found, Role, Scope};
 use crate::error::Result;
 
 /// Members of communities and projects, and their roles
@@ -28,6 +28,35 @@ pub enum Member {
     List {
         /// Where
         #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
+        on: Option<String>,
+    },
+    /// Say whose account a user of the machine is, for mounts that others may enter
+    ///
+    /// Whoever works under the uid has what the member's roles allow, on every machine that mounts
+    /// projects of the organization from this catalogue. It takes an admin of the organization's
+    /// team.
+    Map {
+        /// The member
+        #[arg(value_name = "USER")]
+        member: String,
+        /// The number of the account, as `id -u` prints it
+        uid: u32,
+        /// The organization [default: that of the project you chose]
+        #[arg(long, value_name = "ORG")]
+        on: Option<String>,
+    },
+    /// Take that back: the account is nobody's
+    Unmap {
+        /// The number of the account
+        uid: u32,
+        /// The organization [default: that of the project you chose]
+        #[arg(long, value_name = "ORG")]
+        on: Option<String>,
+    },
+    /// List whose account is whose
+    Accounts {
+        /// The organization [default: that of the project you chose]
+        #[arg(long, value_name = "ORG")]
         on: Option<String>,
     },
     /// Take a user's role away; without the team of the organization he loses all others too
@@ -54,6 +83,18 @@ impl table::Row for Line {
     }
 }
 
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Mapped(Account);
+
+impl table::Row for Mapped {
+    const HEADER: &'static [&'static str] = &["UID", "USER"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.0.uid.to_string(), self.0.user.clone()]
+    }
+}
+
 impl Member {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
@@ -72,6 +113,21 @@ impl Member {
                 let all: Vec<_> = catalog.members(&on).await?.into_iter().map(Line).collect();
                 table::list(&all, context.json)?;
             }
+            Self::Map { member, uid, on } => {
+                let on = organization(context, &catalog, on).await?;
+                catalog.map_account(&on, &member, uid).await?;
+                table::say(format!("uid {uid} is {member} in {on}"));
+            }
+            Self::Unmap { uid, on } => {
+                let on = organization(context, &catalog, on).await?;
+                let member = catalog.unmap_account(&on, uid).await?;
+                table::say(format!("uid {uid} isn't {member} in {on} any more"));
+            }
+            Self::Accounts { on } => {
+                let on = organization(context, &catalog, on).await?;
+                let all: Vec<_> = catalog.accounts(&on).await?.into_iter().map(Mapped).collect();
+                table::list(&all, context.json)?;
+            }
             Self::Remove { member, on } => {
                 let on = place::scope(context, &catalog, &on).await?;
                 catalog.remove_member(&member, &on).await?;
@@ -79,5 +135,13 @@ impl Member {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The organization that is named, or the one at hand.
+async fn organization(context: &Context, catalog: &Catalog, on: Option<String>) -> Result<String> {
+    match on {
+        Some(on) => Ok(on),
+        None => context.organization(catalog).await,
     }
 }

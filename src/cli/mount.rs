@@ -12,7 +12,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::observe::Observed;
 use self::options::Options;
 use self::served::Served;
-use super::shield::Shield;
 use super::{Context, checkpoint, draft, place, table};
 use crate::catalog::{FilesAt, Project};
 use crate::config::{Serving, ServingArgs};
@@ -20,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::{Flag, MountOptions, Unmount, mounts};
 use crate::workspace::{Storage, Workspace};
 
+mod access;
 #[cfg(target_env = "gnu")]
 mod allocator;
 mod daemon;
@@ -152,8 +152,6 @@ impl Mount {
         options: &Options,
         serving: &Serving,
     ) -> Result<ExitCode> {
-        // This process will hold the keys of buckets.
-        let _shield = Shield::raise()?;
         #[cfg(target_env = "gnu")]
         allocator::return_buffers();
         daemon::log()?;
@@ -170,14 +168,16 @@ impl Mount {
         };
         let source = project.name.to_string();
         workspace.check_readable(&project).await?;
-        let files = if options.mount.flags.contains(&Flag::ReadOnly) {
+        let files = if options.flags.contains(&Flag::ReadOnly) {
             workspace.storage_to_read(&project).await?
         } else {
             self.own(&workspace, &project, &mount_point).await?
         };
         let tree = workspace.namespace(&project, &files);
         let signals = Signals::new()?;
-        let options = MountOptions { source: source.clone(), ..options.mount.clone() };
+        let access = access::of(options.others, &workspace.catalog, &project).await?;
+        let flags = options.flags.clone();
+        let options = MountOptions { source: source.clone(), access, flags };
         let mut observed = Observed::prepare(serving).await?;
         let served = Served::mount(&tree, &workspace.metrics, &mount_point, &options)?;
         observed.start(context, serving, &source, served.project(), &workspace.metrics);

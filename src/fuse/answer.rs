@@ -208,6 +208,17 @@ impl Answer<OpenedFile> for OpenReply {
     }
 }
 
+/// An answer to `opendir`, and to `open` where nothing is told of the file.
+impl Answer<(FileHandle, FopenFlags)> for ReplyOpen {
+    fn grant(self, (handle, flags): (FileHandle, FopenFlags)) {
+        self.opened(handle, flags);
+    }
+
+    fn refuse(self, errno: Errno) {
+        self.error(errno);
+    }
+}
+
 /// An answer to `create`.
 pub(super) struct CreateReply {
     pub(super) reply: ReplyCreate,

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
@@ -19,7 +20,7 @@ use rustix::net::{
 };
 
 use super::mounts::FILE_SYSTEM;
-use super::session::{Access, MountOptions};
+use super::session::MountOptions;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 
 /// The device through which the kernel asks.
@@ -103,7 +104,7 @@ pub(super) fn mount_directly(mount_point: &Path, options: &MountOptions) -> Resu
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
-    if options.access != Access::Owner {
+    if !options.access.is_private() {
         data.push_str(",allow_other");
     }
     let data = CString::new(data).map_err(|_| ErrorKind::InvalidInput)?;
@@ -111,9 +112,25 @@ pub(super) fn mount_directly(mount_point: &Path, options: &MountOptions) -> Resu
         .flags
         .iter()
         .fold(MountFlags::NOSUID | MountFlags::NODEV, |all, flag| all | flag.kernel_flag());
-    rustix::mount::mount(options.source.as_str(), mount_point, FILE_SYSTEM, flags, &*data)
-        .context(|| format!("{} can't be mounted on", mount_point.display()))?;
+    let refused = || format!("{} can't be mounted on", mount_point.display());
+    let place = open_place(mount_point).context(refused)?;
+    let shown = Path::new("/proc/self/fd").join(place.as_raw_fd().to_string());
+    rustix::mount::mount(options.source.as_str(), &shown, FILE_SYSTEM, flags, &*data)
+        .context(refused)?;
     Ok(device.into())
+}
+
+/// Opens the directory to mount on. Its path is resolved already: where a link is on the way now,
+/// somebody would have the mount elsewhere.
+fn open_place(mount_point: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat2(CWD, mount_point, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Some containers forbid it.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            rustix::fs::openat(CWD, mount_point, flags, Mode::empty())
+        }
+        other => other,
+    }
 }
 
 /// Lets fusermount3 mount; it sends the device through a socket, see `fusermount3(1)`.
@@ -123,7 +140,7 @@ fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd>
         vec![format!("fsname={source}"), "subtype=atelier".into(), "default_permissions".into()];
     words.extend(["nosuid".into(), "nodev".into()]);
     words.extend(options.flags.iter().map(|flag| flag.word().to_owned()));
-    if options.access != Access::Owner {
+    if !options.access.is_private() {
         words.push("allow_other".into());
     }
     // The child inherits its end, so that one isn't closed on exec.
@@ -210,5 +227,22 @@ pub(super) fn read_ahead(device: &str, kib: u32) {
     if let Err(error) = std::fs::write(&file, kib.to_string().as_bytes()) {
         let file = file.as_os_str().as_bytes().escape_ascii().to_string();
         tracing::debug!(file, %error, "the read-ahead stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_on_the_way_to_a_mount_point_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("precious/place")).unwrap();
+        std::os::unix::fs::symlink("precious", dir.join("his")).unwrap();
+        assert!(open_place(&dir.join("precious/place")).is_ok());
+        assert_eq!(open_place(&dir.join("his/place")).unwrap_err(), Errno::LOOP);
+        std::os::unix::fs::symlink("precious/place", dir.join("last")).unwrap();
+        assert!(open_place(&dir.join("last")).is_err());
     }
 }

@@ -8,13 +8,14 @@ use std::task::{Context, Poll, Waker};
 use fuser::{InitFlags, KernelConfig, ReplyAttr, ReplyEntry, Request};
 use tokio::runtime;
 
+use super::admission::{Admission, LISTED_MODE, Need};
 use super::answer::{Answer, Shown};
 use super::device;
 use super::passthrough::Passthrough;
 use crate::error::{ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::tree::{Attr, NewNode, Owner};
-use crate::vfs::{Known, Vfs};
+use crate::vfs::{Known, ROOT, Vfs};
 
 /// The largest read or write, in bytes; the kernel allows 1 MiB unless its limit was raised.
 const MAX_REQUEST: u32 = device::MAX_PAGES * 4096;
@@ -34,9 +35,25 @@ pub(super) struct Fuse<V = Vfs, P = Arc<Passthrough>> {
     pub(super) runtime: runtime::Handle,
     /// Whose a node is that has no owner of its own.
     pub(super) owner: Owner,
+    /// Who may do what.
+    pub(super) admission: Admission,
 }
 
 impl<V, P> Fuse<V, P> {
+    /// What answers a request, for who may do what it needs. All requests that name a file go
+    /// through here; those that come with a handle were admitted when it was opened.
+    pub(super) fn admit(
+        &self,
+        request: &Request,
+        need: Need,
+    ) -> impl Future<Output = Result<Arc<V>>> + Send + 'static + use<V, P>
+    where
+        V: Send + Sync + 'static,
+    {
+        let (vfs, admission, uid) = (self.vfs.clone(), self.admission.clone(), request.uid());
+        async move { admission.check(uid, need).await.map(|()| vfs) }
+    }
+
     /// Polls the work once here and spawns it when it has to wait.
     ///
     /// When it panics its reply is dropped, which answers `EIO`; the thread lives on.
@@ -101,15 +118,28 @@ impl<V, P> Fuse<V, P> {
         ino: u64,
         work: impl Future<Output = Result<Attr>> + Send + 'static,
     ) {
-        let owner = self.owner;
-        let shown = async move { work.await.map(|attr| Shown::new(ino, &attr, owner)) };
+        let (owner, is_listed) = (self.owner, self.admission.lists(ino));
+        let shown = async move {
+            let mut shown = Shown::new(ino, &work.await?, owner);
+            if is_listed {
+                shown.attr.perm = LISTED_MODE;
+            }
+            Ok(shown)
+        };
         self.answer(operation, reply, shown);
     }
 }
 
 /// Tells the kernel what we can do with a tree that may change.
-pub(super) fn negotiate(config: &mut KernelConfig, passthrough: &Passthrough) {
+pub(super) fn negotiate(
+    config: &mut KernelConfig,
+    passthrough: &Passthrough,
+    admission: &Admission,
+) {
     negotiate_reading(config);
+    if admission.lists(ROOT) {
+        want(config, &[InitFlags::FUSE_POSIX_ACL]);
+    }
     // Not FUSE_ATOMIC_O_TRUNC: with it a program that is running loses its bytes before the kernel
     // refuses to open it with `ETXTBSY`.
     //

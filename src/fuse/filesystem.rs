@@ -8,13 +8,14 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
+use super::admission::Need;
 use super::answer::{self, Answer as _, CreateReply, OpenReply, Shown, XattrReply};
 use super::dispatch::{self, Fuse, drops_privileges, new_node};
 use super::request;
@@ -23,18 +24,16 @@ use crate::vfs::Handle;
 
 impl Filesystem for Fuse {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        dispatch::negotiate(config, &self.opens);
+        dispatch::negotiate(config, &self.opens, &self.admission);
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.metrics.lookups.add(1);
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.answer_entry(
-            "lookup",
-            reply,
-            async move { vfs.lookup(parent.0, name.as_bytes()).await },
-        );
+        let (vfs, name) = (self.admit(request, Need::of_lookup(parent.0)), name.to_owned());
+        self.answer_entry("lookup", reply, async move {
+            vfs.await?.lookup(parent.0, name.as_bytes()).await
+        });
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
@@ -73,16 +72,16 @@ impl Filesystem for Fuse {
             atime: atime.map(request::set_time),
             mtime: mtime.map(request::set_time),
         };
-        let (vfs, drops) = (self.vfs.clone(), drops_privileges(request));
+        let (vfs, drops) = (self.admit(request, Need::Content), drops_privileges(request));
         let handle = handle.map(|handle| Handle(handle.0));
         self.answer_attr("setattr", reply, ino.0, async move {
-            vfs.set_attr(ino.0, handle, changes, drops).await
+            vfs.await?.set_attr(ino.0, handle, changes, drops).await
         });
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let vfs = self.vfs.clone();
-        self.answer("readlink", reply, async move { vfs.read_link(ino.0).await });
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.admit(request, Need::Metadata);
+        self.answer("readlink", reply, async move { vfs.await?.read_link(ino.0).await });
     }
 
     fn mknod(
@@ -95,10 +94,11 @@ impl Filesystem for Fuse {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (vfs, name, new) = (self.vfs.clone(), name.to_owned(), new_node(request, mode));
+        let (vfs, name, new) =
+            (self.admit(request, Need::Content), name.to_owned(), new_node(request, mode));
         self.answer_entry("mknod", reply, async move {
             let kind = request::file_type(mode)?;
-            vfs.create_node(parent.0, name.as_bytes(), new, kind, rdev.into()).await
+            vfs.await?.create_node(parent.0, name.as_bytes(), new, kind, rdev.into()).await
         });
     }
 
@@ -111,24 +111,25 @@ impl Filesystem for Fuse {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (vfs, name, new) = (self.vfs.clone(), name.to_owned(), new_node(request, mode));
+        let (vfs, name, new) =
+            (self.admit(request, Need::Content), name.to_owned(), new_node(request, mode));
         self.answer_entry("mkdir", reply, async move {
-            vfs.create_dir(parent.0, name.as_bytes(), new).await
+            vfs.await?.create_dir(parent.0, name.as_bytes(), new).await
         });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.answer(
-            "unlink",
-            reply,
-            async move { vfs.remove_file(parent.0, name.as_bytes()).await },
-        );
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.admit(request, Need::Content), name.to_owned());
+        self.answer("unlink", reply, async move {
+            vfs.await?.remove_file(parent.0, name.as_bytes()).await
+        });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.answer("rmdir", reply, async move { vfs.remove_dir(parent.0, name.as_bytes()).await });
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.admit(request, Need::Content), name.to_owned());
+        self.answer("rmdir", reply, async move {
+            vfs.await?.remove_dir(parent.0, name.as_bytes()).await
+        });
     }
 
     fn symlink(
@@ -139,16 +140,17 @@ impl Filesystem for Fuse {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (vfs, name, new) = (self.vfs.clone(), name.to_owned(), new_node(request, 0o777));
+        let (vfs, name, new) =
+            (self.admit(request, Need::Content), name.to_owned(), new_node(request, 0o777));
         let target = target.as_os_str().to_owned();
         self.answer_entry("symlink", reply, async move {
-            vfs.symlink(parent.0, name.as_bytes(), target.as_bytes(), new).await
+            vfs.await?.symlink(parent.0, name.as_bytes(), target.as_bytes(), new).await
         });
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -156,33 +158,34 @@ impl Filesystem for Fuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (vfs, name, new_name) = (self.vfs.clone(), name.to_owned(), new_name.to_owned());
+        let (vfs, name, new_name) =
+            (self.admit(request, Need::Content), name.to_owned(), new_name.to_owned());
         self.answer("rename", reply, async move {
             let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
             let mode = request::rename_mode(flags)?;
-            vfs.rename(parent.0, name, new_parent.0, new_name, mode).await
+            vfs.await?.rename(parent.0, name, new_parent.0, new_name, mode).await
         });
     }
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         new_parent: INodeNo,
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (vfs, name) = (self.vfs.clone(), new_name.to_owned());
+        let (vfs, name) = (self.admit(request, Need::Content), new_name.to_owned());
         self.answer_entry("link", reply, async move {
-            vfs.link(ino.0, new_parent.0, name.as_bytes()).await
+            vfs.await?.link(ino.0, new_parent.0, name.as_bytes()).await
         });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (vfs, drops) = (self.vfs.clone(), drops_privileges(request));
+        let (vfs, drops) = (self.admit(request, Need::Content), drops_privileges(request));
         let mode = request::open_mode(flags);
         let reply = OpenReply { reply, ino: ino.0, passthrough: self.opens.clone() };
-        self.answer("open", reply, async move { vfs.open(ino.0, mode, drops).await });
+        self.answer("open", reply, async move { vfs.await?.open(ino.0, mode, drops).await });
     }
 
     fn create(
@@ -195,14 +198,14 @@ impl Filesystem for Fuse {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (vfs, owner, name) = (self.vfs.clone(), self.owner, name.to_owned());
+        let (vfs, owner, name) = (self.admit(request, Need::Content), self.owner, name.to_owned());
         let new = new_node(request, mode);
         let (mode, exclusive) =
             (request::open_mode(OpenFlags(flags)), request::is_exclusive(flags));
         let reply = CreateReply { reply, passthrough: self.opens.clone() };
         self.answer("create", reply, async move {
             let name = name.as_bytes();
-            let (known, opened) = vfs.create(parent.0, name, new, mode, exclusive).await?;
+            let (known, opened) = vfs.await?.create(parent.0, name, new, mode, exclusive).await?;
             Ok((Shown::of(&known, owner), opened))
         });
     }
@@ -289,9 +292,12 @@ impl Filesystem for Fuse {
         self.answer("fsync", reply, async move { vfs.sync(Handle(handle.0), data_only).await });
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let handle = self.vfs.open_dir(ino.0);
-        reply.opened(FileHandle(handle.0), fuser::FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let vfs = self.admit(request, Need::Metadata);
+        self.answer("opendir", reply, async move {
+            let handle = vfs.await?.open_dir(ino.0);
+            Ok((FileHandle(handle.0), FopenFlags::empty()))
+        });
     }
 
     fn readdir(
@@ -364,7 +370,7 @@ impl Filesystem for Fuse {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -372,35 +378,46 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let (vfs, name) = (self.admit(request, Need::Content), name.to_owned());
         let (value, mode) = (Bytes::copy_from_slice(value), request::xattr_mode(flags));
         self.answer("setxattr", reply, async move {
-            vfs.set_xattr(ino.0, name.as_bytes(), &value, mode).await
+            vfs.await?.set_xattr(ino.0, name.as_bytes(), &value, mode).await
         });
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let (vfs, name) = (self.admit(request, Need::Metadata), name.to_owned());
+        if self.admission.is_list(name.as_bytes()) {
+            let admission = self.admission.clone();
+            return self.answer("getxattr", XattrReply { reply, size }, async move {
+                admission.list(ino.0, name.as_bytes()).await
+            });
+        }
         self.answer("getxattr", XattrReply { reply, size }, async move {
-            vfs.xattr(ino.0, name.as_bytes()).await
+            vfs.await?.xattr(ino.0, name.as_bytes()).await
         });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let vfs = self.vfs.clone();
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let vfs = self.admit(request, Need::Metadata);
         self.answer("listxattr", XattrReply { reply, size }, async move {
-            let names = vfs.xattrs(ino.0).await?;
+            let names = vfs.await?.xattrs(ino.0).await?;
             Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect::<Bytes>())
         });
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.answer(
-            "removexattr",
-            reply,
-            async move { vfs.remove_xattr(ino.0, name.as_bytes()).await },
-        );
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (vfs, name) = (self.admit(request, Need::Content), name.to_owned());
+        self.answer("removexattr", reply, async move {
+            vfs.await?.remove_xattr(ino.0, name.as_bytes()).await
+        });
     }
 
     fn fallocate(

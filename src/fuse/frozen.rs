@@ -14,6 +14,7 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyXattr, Request,
 };
 
+use super::admission::Need;
 use super::answer::{self, Answer as _, Shown, XattrReply};
 use super::dispatch::{self, Fuse};
 use crate::vfs::frozen::Frozen;
@@ -22,7 +23,7 @@ use crate::vfs::frozen::push::Read;
 /// Whether the kernel asks before it opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opens {
-    /// Never: whoever may enter the mount may read everything in it.
+    /// Never: nobody but who mounted it may enter, and he may read everything in it.
     Unasked,
     /// Each time, so that who opens is checked.
     Asked,
@@ -45,14 +46,12 @@ impl Filesystem for Fuse<Frozen, Reading> {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.metrics.lookups.add(1);
-        let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.answer_entry(
-            "lookup",
-            reply,
-            async move { vfs.lookup(parent.0, name.as_bytes()).await },
-        );
+        let (vfs, name) = (self.admit(request, Need::Metadata), name.to_owned());
+        self.answer_entry("lookup", reply, async move {
+            vfs.await?.lookup(parent.0, name.as_bytes()).await
+        });
     }
 
     /// Nothing is known of an inode but its number, so there is nothing to forget.
@@ -63,31 +62,35 @@ impl Filesystem for Fuse<Frozen, Reading> {
         self.answer_attr("getattr", reply, ino.0, async move { vfs.stat(ino.0).await });
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let vfs = self.vfs.clone();
-        self.answer("readlink", reply, async move { vfs.read_link(ino.0).await });
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.admit(request, Need::Metadata);
+        self.answer("readlink", reply, async move { vfs.await?.read_link(ino.0).await });
     }
 
     /// The first `ENOSYS` tells the kernel not to ask again, see `FUSE_NO_OPEN_SUPPORT` in
     /// `linux/fuse.h`; from then on it keeps all pages from one open to the next.
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.opens.opens {
             Opens::Unasked => reply.error(Errno::ENOSYS),
             Opens::Asked => {
+                let vfs = self.admit(request, Need::Content);
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                reply.opened(FileHandle(0), flags);
+                let work = async move { vfs.await.map(|_| (FileHandle(0), flags)) };
+                self.answer("open", reply, work);
             }
         }
     }
 
     /// The same for directories, whose listings the kernel then keeps while their time of change
     /// is the same.
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.opens.opens {
             Opens::Unasked => reply.error(Errno::ENOSYS),
             Opens::Asked => {
+                let vfs = self.admit(request, Need::Metadata);
                 let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
-                reply.opened(FileHandle(0), flags);
+                let work = async move { vfs.await.map(|_| (FileHandle(0), flags)) };
+                self.answer("opendir", reply, work);
             }
         }
     }
@@ -167,16 +170,26 @@ impl Filesystem for Fuse<Frozen, Reading> {
         self.send(reply, "statfs", Ok(crate::tree::Space::default()));
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = self.vfs.xattr(ino.0, name.as_bytes());
-        self.send(XattrReply { reply, size }, "getxattr", value);
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let (vfs, name) = (self.admit(request, Need::Metadata), name.to_owned());
+        self.answer("getxattr", XattrReply { reply, size }, async move {
+            vfs.await?.xattr(ino.0, name.as_bytes())
+        });
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.vfs.xattrs(ino.0).map(|names| {
-            names.iter().flat_map(|name| name.iter().copied().chain([0])).collect::<Bytes>()
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let vfs = self.admit(request, Need::Metadata);
+        self.answer("listxattr", XattrReply { reply, size }, async move {
+            let names = vfs.await?.xattrs(ino.0)?;
+            Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect::<Bytes>())
         });
-        self.send(XattrReply { reply, size }, "listxattr", names);
     }
 
     /// Says once and for all that files have no holes.

@@ -131,7 +131,17 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&line);
+            prop_assert!(unescape(&line).len() <= line.len());
+        }
+    }
 
     #[test]
     fn a_line_tells_device_place_type_and_source() {

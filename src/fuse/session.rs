@@ -10,6 +10,7 @@ use rustix::mount::MountFlags;
 use tokio::runtime;
 use tokio::sync::watch;
 
+use super::admission::{Accounts, Admission};
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
 use super::frozen::{Opens, Reading};
@@ -29,16 +30,41 @@ const READ_AHEAD_KIB: u32 = 1024;
 /// one place at a time.
 const FROZEN_THREADS: usize = 8;
 
-/// Who may use a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who may use a mount, as far as modes and owners of the files allow.
+#[derive(Clone, Debug, Default)]
 pub enum Access {
     /// Only who mounted it.
     #[default]
     Owner,
-    /// Who mounted it, and root.
-    OwnerAndRoot,
-    /// Everybody, as far as modes and owners of the files allow.
-    All,
+    /// Who mounted it, and root if it is one of the accounts.
+    OwnerAndRoot(Arc<Accounts>),
+    /// These accounts.
+    Members(Arc<Accounts>),
+}
+
+impl Access {
+    fn admission(&self, has_list: bool) -> Admission {
+        match self {
+            Self::Owner => Admission::Owner,
+            Self::OwnerAndRoot(accounts) | Self::Members(accounts) => {
+                Admission::Members { accounts: accounts.clone(), has_list }
+            }
+        }
+    }
+
+    /// Who the kernel and fuser let in.
+    fn acl(&self) -> fuser::SessionACL {
+        match self {
+            Self::Owner => fuser::SessionACL::Owner,
+            Self::OwnerAndRoot(_) => fuser::SessionACL::RootAndOwner,
+            Self::Members(_) => fuser::SessionACL::All,
+        }
+    }
+
+    /// Whether the kernel lets in nobody but who mounted it.
+    pub(super) fn is_private(&self) -> bool {
+        matches!(self, Self::Owner)
+    }
 }
 
 /// A flag of `mount(2)`.
@@ -80,7 +106,7 @@ impl Flag {
 }
 
 /// How to mount. Set-user-id bits and device nodes never count.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct MountOptions {
     /// What is mounted, as `/proc/mounts` shows it: `organization/community/project`.
     pub source: String,
@@ -106,17 +132,17 @@ pub fn mount(
 ) -> Result<Session> {
     let mount_point = mounts::absolute(mount_point)?;
     let opens = Arc::new(Passthrough::new(metrics.clone()));
-    let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics);
+    let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics, options.access.admission(true));
     device::allow_large_requests();
     let device = device::mount(&mount_point, options)?;
-    serve(fuse, device, mount_point, options.access, threads(2), |_| Ok(()))
+    serve(fuse, device, mount_point, &options.access, threads(2), |_| Ok(()))
 }
 
 /// Mounts the versions on a shelf at a directory, which may lie in another mount; nothing in it
 /// can be written, and what is read of a version is asked for once.
 ///
-/// Where only its owner can enter, the kernel doesn't ask before it opens a file. fuser checks who
-/// asks, so where others may enter it has to be asked.
+/// Where only its owner can enter, the kernel doesn't ask before it opens a file. Where others may
+/// enter it has to be asked, since what each may do is decided then.
 ///
 /// # Errors
 /// Those of [`mount`]; `NotPermitted` for an ordinary user, for whom fusermount3 mounts nothing
@@ -128,30 +154,31 @@ pub fn mount_frozen(
     options: &MountOptions,
 ) -> Result<Session> {
     let mount_point = mounts::absolute(mount_point)?;
-    let opens = if options.access == Access::Owner { Opens::Unasked } else { Opens::Asked };
+    let opens = if options.access.is_private() { Opens::Unasked } else { Opens::Asked };
     let (noted, pusher) = Pusher::new(frozen.clone(), metrics.clone());
-    let fuse = over(frozen, Reading { opens, noted }, metrics);
+    let fuse = over(frozen, Reading { opens, noted }, metrics, options.access.admission(false));
     let runtime = fuse.runtime.clone();
     let mut options = options.clone();
     options.flags.push(Flag::ReadOnly);
     let device = device::mount_directly(&mount_point, &options)?;
     let push = |notifier| pusher.start(notifier, runtime);
-    serve(fuse, device, mount_point, options.access, threads(FROZEN_THREADS), push)
+    serve(fuse, device, mount_point, &options.access, threads(FROZEN_THREADS), push)
 }
 
-fn over<V, P>(vfs: Arc<V>, opens: P, metrics: Arc<Metrics>) -> Fuse<V, P> {
+fn over<V, P>(vfs: Arc<V>, opens: P, metrics: Arc<Metrics>, admission: Admission) -> Fuse<V, P> {
     let owner = Owner {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
     };
-    Fuse { vfs, opens, metrics, runtime: runtime::Handle::current(), owner }
+    let runtime = runtime::Handle::current();
+    Fuse { vfs, metrics, opens, runtime, owner, admission }
 }
 
 fn serve<V, P>(
     fuse: Fuse<V, P>,
     device: OwnedFd,
     mount_point: PathBuf,
-    access: Access,
+    access: &Access,
     config: fuser::Config,
     push: impl FnOnce(fuser::Notifier) -> io::Result<()>,
 ) -> Result<Session>
@@ -163,7 +190,7 @@ where
     let (ended, ending) = watch::channel(None);
     let session = Session { mount_point, device: mounted, ending };
     let metrics = fuse.metrics.clone();
-    let started = fuser::Session::from_fd(fuse, device, acl(access), config).and_then(|fuser| {
+    let started = fuser::Session::from_fd(fuse, device, access.acl(), config).and_then(|fuser| {
         push(fuser.notifier())?;
         thread::Builder::new().name("fuse".into()).spawn(move || {
             let result = fuser.run();
@@ -239,14 +266,6 @@ impl Drop for Session {
         {
             tracing::warn!(?error, "the mount was left behind");
         }
-    }
-}
-
-fn acl(access: Access) -> fuser::SessionACL {
-    match access {
-        Access::Owner => fuser::SessionACL::Owner,
-        Access::OwnerAndRoot => fuser::SessionACL::RootAndOwner,
-        Access::All => fuser::SessionACL::All,
     }
 }
 

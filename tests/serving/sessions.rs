@@ -86,6 +86,8 @@ fn others_enter_the_mounts_inside_where_they_enter_the_project() {
     let place = Place::new();
     fill(&place.home, FILES);
     place.home.ok(["dataset", "create", "photos", "photos"]);
+    place.home.ok(["member", "add", "nobody", "--role", "developer", "--on", "cats/tabby"]);
+    place.home.ok(["member", "map", "nobody", &USER.to_string()]);
     fs::set_permissions(place.home.path(""), Permissions::from_mode(0o755)).unwrap();
     let dataset = place.dir.join("datasets/photos");
     let diff = ["diff", "-r", "photos", dataset.to_str().unwrap()];

@@ -62,7 +62,21 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_words_make_it_panic_or_become_an_option_of_their_own(
+            words in prop::collection::vec("-?-?[a-zN,= ]{0,6}", 0..8)
+        ) {
+            let given = std::iter::once("mount.atelier").chain(words.iter().map(String::as_str));
+            let words = translated(&given.collect::<Vec<_>>());
+            prop_assert_eq!((&*words[0], &*words[1]), ("mount.atelier", "mount"));
+            prop_assert!(words.contains(&"--".to_owned()));
+        }
+    }
 
     fn translated(words: &[&str]) -> Vec<String> {
         let words = arguments(words.iter().map(OsString::from));

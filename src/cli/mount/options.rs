@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Context, MountOptions};
+use super::Context;
 use crate::config::ServingArgs;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
-use crate::fuse::{Access, Flag};
+use crate::fuse::Flag;
 
 /// Words that are for mount(8), systemd or nobody, and those that are so anyway.
 const PASSED_OVER: &[&str] = &[
@@ -38,11 +38,32 @@ const PASSED_OVER: &[&str] = &[
     "users",
 ];
 
+/// Who may enter a mount besides who mounts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Root, if it is a member's account.
+    Root,
+    /// All accounts of members.
+    Members,
+}
+
+impl Others {
+    /// The option that asks for it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Root => "allow_root",
+            Self::Members => "allow_other",
+        }
+    }
+}
+
 /// What `-o` asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
-    /// How to mount; its source isn't known here.
-    pub(super) mount: MountOptions,
+    /// Flags of mount(2).
+    pub(super) flags: Vec<Flag>,
+    /// Who else may enter.
+    pub(super) others: Option<Others>,
     /// How to read.
     pub(super) serving: ServingArgs,
     /// The home to mount from.
@@ -103,8 +124,8 @@ impl Options {
             "sync" => self.set(Flag::Sync, true),
             "async" => self.set(Flag::Sync, false),
             "dirsync" => self.set(Flag::DirSync, true),
-            "allow_other" => self.mount.access = Access::All,
-            "allow_root" => self.mount.access = Access::OwnerAndRoot,
+            "allow_other" => self.others = Some(Others::Members),
+            "allow_root" => self.others = Some(Others::Root),
             _ => {
                 let for_others = word.starts_with("x-") || word.starts_with("X-");
                 return for_others || PASSED_OVER.contains(&word);
@@ -114,9 +135,9 @@ impl Options {
     }
 
     fn set(&mut self, flag: Flag, on: bool) {
-        self.mount.flags.retain(|other| *other != flag);
+        self.flags.retain(|other| *other != flag);
         if on {
-            self.mount.flags.push(flag);
+            self.flags.push(flag);
         }
     }
 }
@@ -136,6 +157,8 @@ fn unknown(word: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(list: &str) -> Result<Options> {
@@ -147,16 +170,30 @@ mod tests {
         let list = "ro,noexec,nosuid,nodev,user,_netdev,nofail,x-systemd.automount,allow_other,\
                     home=/srv/a home,as=ada";
         let options = parse(list).unwrap();
-        assert_eq!(options.mount.flags, [Flag::ReadOnly, Flag::NoExec]);
-        assert_eq!(options.mount.access, Access::All);
+        assert_eq!(options.flags, [Flag::ReadOnly, Flag::NoExec]);
+        assert_eq!(options.others, Some(Others::Members));
         assert_eq!(options.home, Some("/srv/a home".into()));
         assert_eq!(options.user.as_deref(), Some("ada"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_options_make_it_panic(
+            words in prop::collection::vec("(ro|home|as|memory|metadata_ttl|cache_size|x-)?=?\\PC{0,12}", 0..6),
+            sloppy: bool,
+        ) {
+            let list = words.join(",");
+            let parsed = Options::parse(&[list], &ServingArgs::default(), sloppy);
+            if let Err(error) = parsed {
+                prop_assert!(!error.to_string().contains('\n') || words.concat().contains('\n'));
+            }
+        }
     }
 
     #[test]
     fn a_later_word_overrides_an_earlier_one() {
         let options = parse("ro,noexec,rw,exec,ro").unwrap();
-        assert_eq!(options.mount.flags, [Flag::ReadOnly]);
+        assert_eq!(options.flags, [Flag::ReadOnly]);
     }
 
     #[test]

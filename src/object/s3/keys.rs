@@ -23,7 +23,23 @@ fn digit(hex: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_listing_makes_it_panic_and_every_key_comes_back(listed in "\\PC*", key in "\\PC*") {
+            let _ = decode(&listed);
+            let encoded = key.bytes().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "%{byte:02x}");
+                text
+            });
+            prop_assert_eq!(decode(&encoded), Some(key));
+        }
+    }
 
     #[test]
     fn an_encoded_key_is_decoded() {
