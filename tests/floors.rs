@@ -79,6 +79,26 @@ fn each_package_stays_in_its_place() {
     assert!(strayed.is_empty(), "packages out of their place:\n{}", strayed.join("\n"));
 }
 
+/// A package is somebody else's code in the process that holds the keys.
+#[test]
+fn each_package_has_a_reason_to_be_here() {
+    let manifest = include_str!("../Cargo.toml");
+    let reasons = include_str!("../deny.toml");
+    let mut named = 0;
+    for section in ["[dependencies]\n", "[dev-dependencies]\n"] {
+        let lines = manifest.split_once(section).expect("there is one").1.lines();
+        for line in lines.take_while(|line| !line.starts_with('[')) {
+            let Some((package, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#'))
+            else {
+                continue;
+            };
+            assert!(reasons.contains(&format!("# {package}: ")), "deny.toml: why {package}?");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}
+
 #[test]
 fn no_file_outgrows_its_reader() {
     let long: Vec<_> = sources()

@@ -20,6 +20,7 @@ mod disk_cache;
 mod draft;
 mod faults;
 mod floors;
+mod hostile;
 mod ingest;
 mod kernel;
 mod libraries;

@@ -52,11 +52,20 @@ impl Moto {
         ids.map(str::to_owned).collect()
     }
 
+    /// Stores an object with further headers, each a line with its end.
+    pub(crate) fn put(&self, key: &str, headers: &str, body: &str) {
+        self.ask_with(&format!("PUT /{BUCKET}/{key}"), headers, body).unwrap();
+    }
+
     fn make_bucket(&self) -> std::io::Result<()> {
         self.ask(&format!("PUT /{BUCKET}"), "").map(|_| ())
     }
 
     fn ask(&self, request: &str, body: &str) -> std::io::Result<String> {
+        self.ask_with(request, "", body)
+    }
+
+    fn ask_with(&self, request: &str, headers: &str, body: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         // The name of the service, which moto takes from the signature, is all that counts in it.
@@ -65,7 +74,7 @@ impl Moto {
         write!(
             stream,
             "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {signature}\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+             {headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         )?;
         let mut answer = String::new();
