@@ -393,15 +393,13 @@ impl Filesystem for Fuse {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (vfs, name) = (self.admit(request, Need::Metadata), name.to_owned());
-        if self.admission.is_list(name.as_bytes()) {
-            let admission = self.admission.clone();
-            return self.answer("getxattr", XattrReply { reply, size }, async move {
-                admission.list(ino.0, name.as_bytes()).await
-            });
-        }
+        let (admission, name) = (self.admission.clone(), name.to_owned());
+        let vfs = self.admit(request, Need::Metadata);
         self.answer("getxattr", XattrReply { reply, size }, async move {
-            vfs.await?.xattr(ino.0, name.as_bytes()).await
+            match name.as_bytes() {
+                list if admission.is_list(list) => admission.list(ino.0, list).await,
+                name => vfs.await?.xattr(ino.0, name).await,
+            }
         });
     }
 

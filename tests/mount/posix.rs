@@ -7,16 +7,23 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use atelier::fuse::{Access, MountOptions};
+use atelier::catalog::Role;
+use atelier::fuse::{Access, Accounts, MountOptions};
 use atelier::tree::local::LocalTree;
+use futures_util::FutureExt as _;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Mount, limited, on_each_tree, passthrough, python};
 
-/// A project's storage, mounted for all users where this one may.
+/// Users that every Debian has, besides root: `daemon`, `bin` and `backup`.
+const USERS: [u32; 4] = [0, 1, 2, 34];
+
+/// A project's storage, mounted for these users where this one may.
 fn storage() -> Mount {
-    let access = if is_root() { Access::All } else { Access::Owner };
+    let members = || async { Ok(USERS.map(|uid| (uid, Role::Developer)).into()) }.boxed();
+    let members = Access::Members(Accounts::new(Arc::new(members)));
+    let access = if is_root() { members } else { Access::Owner };
     let options = MountOptions { source: "o/c/p".into(), access, ..MountOptions::default() };
     let mount = Mount::with(|dir| Arc::new(LocalTree::open(dir).expect("a local tree")), &options);
     fs::set_permissions(mount.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
