@@ -293,11 +293,9 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let vfs = self.admit(request, Need::Metadata);
-        self.answer("opendir", reply, async move {
-            let handle = vfs.await?.open_dir(ino.0);
-            Ok((FileHandle(handle.0), FopenFlags::empty()))
-        });
+        let (vfs, flags) = (self.admit(request, Need::Metadata), FopenFlags::empty());
+        let work = async move { Ok((FileHandle(vfs.await?.open_dir(ino.0).0), flags)) };
+        self.answer("opendir", reply, work);
     }
 
     fn readdir(
