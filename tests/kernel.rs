@@ -247,6 +247,26 @@ fn what_differs_between_two_checkpoints_is_told() {
 }
 
 #[test]
+fn a_project_begins_as_a_checkpoint_of_another() {
+    let (home, files) = home();
+    let kernel = Kernel::start(&home, "from");
+    kernel.run("x = 41");
+    fs::write(files.join("data.txt"), "1").unwrap();
+    home.ok(["checkpoint", "create", "--notebook", NOTEBOOK, "--kernel", "from", "--name", "good"]);
+    let refused = home.fails(["project", "create", "lab/cats/kitten", "--from", "nothing"]);
+    assert!(refused.contains("no checkpoint \"nothing\""), "{refused}");
+    home.ok(["project", "create", "lab/cats/kitten", "--from", "good"]);
+    let of = ["--project", "lab/cats/kitten"];
+    let first = home.json(of.iter().chain(&["checkpoint", "show", "1"]));
+    assert_eq!(first["of"], "lab/cats/tabby/checkpoint/0001");
+    assert_eq!((&first["files"], &first["cells"]), (&json!(2), &json!(1)));
+    assert_eq!(variable(&first, "x")["type"], "int");
+    kernel.run("x = 1");
+    home.ok(of.iter().chain(&["checkpoint", "apply", "1", "--variables", "--kernel", "from"]));
+    assert_eq!(kernel.value("x"), "41");
+}
+
+#[test]
 fn the_state_code_keeps_its_promises() {
     let test = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/notebook/state_test.py");
     let output = Command::new(python()).arg("-B").arg(test).output().unwrap();

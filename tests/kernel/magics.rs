@@ -44,7 +44,10 @@ fn a_notebook_saves_and_restores_itself() {
     let said = kernel.printed("get_ipython().run_line_magic('restore', 'good')");
     assert!(said.contains("2 variables are back"), "{said}");
     assert!(said.contains("the checkpoint doesn't have: secret"), "{said}");
-    assert_eq!(kernel.value("x.sum(), x.flags.writeable, x.shape"), "(0.0, True, (100000,))");
+    assert_eq!(
+        kernel.value("float(x.sum()), x.flags.writeable, x.shape"),
+        "(0.0, True, (100000,))"
+    );
     assert_eq!(home.json(["checkpoint", "show", "latest"])["of"], made["id"]);
     // From outside the same kernel is asked, and finds its own files.
     home.ok(["checkpoint", "create", "--notebook", NOTEBOOK, "--kernel", "again"]);

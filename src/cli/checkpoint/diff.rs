@@ -162,6 +162,10 @@ impl Diff {
 }
 
 fn variables(before: &Side, after: &Side, changed: &[String]) -> Vec<VariableDifference> {
+    if before.line.spec.variables.is_none() || after.line.spec.variables.is_none() {
+        // Where they weren't saved, nothing is known of them.
+        return Vec::new();
+    }
     let (old, new) = (before.variables(), after.variables());
     let names: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
     let differing = names.into_iter().filter_map(|name| {
