@@ -218,6 +218,10 @@ pub trait File: Send + Sync + 'static {
     fn local(&self) -> Option<&fs::File> {
         None
     }
+
+    /// Is told that the kernel was given the [`local`](Self::local) file to read and to write:
+    /// whoever maps it may write on when this is dropped, and nobody is told.
+    fn handed_over(&self) {}
 }
 
 /// A name in a directory.

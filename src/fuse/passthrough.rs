@@ -66,10 +66,24 @@ impl Passthrough {
         if !self.enabled.load(Ordering::Relaxed) {
             return None;
         }
+        let backing = self.backing(ino, file, mode, tell)?;
+        self.metrics.passthrough_opens.add(1);
+        if mode.read && mode.writes() {
+            file.handed_over();
+        }
+        Some(backing)
+    }
+
+    fn backing(
+        &self,
+        ino: u64,
+        file: &dyn File,
+        mode: OpenMode,
+        tell: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
         let mut open = self.lock();
         if let Some(open) = open.get_mut(&ino) {
             open.handles += 1;
-            self.metrics.passthrough_opens.add(open.backing.is_some().into());
             return open.backing.clone();
         }
         let local = suitable(file, mode).filter(|_| !self.refused.load(Ordering::Relaxed));
@@ -80,7 +94,6 @@ impl Passthrough {
                 None
             }
         });
-        self.metrics.passthrough_opens.add(backing.is_some().into());
         open.insert(ino, Open { handles: 1, backing: backing.clone() });
         backing
     }

@@ -2,15 +2,23 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use atelier::catalog::Role;
+use atelier::error::{ErrorKind, Result};
 use atelier::fuse::{Access, Accounts, MountOptions};
+use atelier::path::TreePath;
 use atelier::tree::local::LocalTree;
-use futures_util::FutureExt as _;
+use atelier::tree::tracked::{Journal, Since, TrackedTree};
+use atelier::tree::{self, Attr, Entry, OpenMode, Tree};
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -89,6 +97,122 @@ fn the_kernel_writes_nothing_by_itself_where_room_is_counted() {
     let refused = file.write_all_at(&[7; 100_000], 1 << 20).unwrap_err();
     assert_eq!(Errno::from_io_error(&refused), Some(Errno::NOSPC));
     assert_eq!(mount.metrics.passthrough_opens.value(), 0);
+}
+
+/// Where the kernel doesn't write by itself, a map is written by requests; `close(2)` sends none.
+#[test]
+fn what_was_written_through_a_map_is_in_the_file_when_the_map_goes() {
+    let mount = limited(1 << 20);
+    fs::write(mount.path("f"), vec![b'.'; 10_000]).unwrap();
+    let program = "
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(fd, 0)
+os.close(fd)
+m[5000:5005] = b'hello'
+m.close()
+";
+    python(program, &[&mount.path("f")]);
+    let bytes = fs::read(mount.backing().join("f")).unwrap();
+    assert_eq!((&bytes[4999..5006], bytes.len()), (&b".hello."[..], 10_000));
+}
+
+/// Nobody is told when a map goes that outlived the file it was made of.
+#[test]
+fn a_file_that_may_be_mapped_still_is_looked_at_by_each_checkpoint() {
+    let mount = Mount::new(|dir| {
+        let local = Arc::new(LocalTree::open(dir).unwrap());
+        let journal = Journal::begin(&dir.with_file_name("journals")).unwrap();
+        Arc::new(TrackedTree::over(local, journal))
+    });
+    if !passthrough::is_allowed(&mount.backing()) {
+        return;
+    }
+    let journals = mount.dir.path().join("journals");
+    let mut known = None;
+    let mut look = || {
+        let since = Since::read(&journals, &mount.backing(), known.as_ref()).unwrap();
+        known = since.known;
+        let changes = since.changes.into_iter().flat_map(|changes| {
+            changes.iter().map(|(path, _)| path.to_string()).collect::<Vec<_>>()
+        });
+        changes.collect::<Vec<_>>()
+    };
+    look();
+    fs::write(mount.path("written"), "x").unwrap();
+    fs::write(mount.path("mapped"), "x").unwrap();
+    drop(OpenOptions::new().read(true).write(true).open(mount.path("mapped")).unwrap());
+    // So many changes that the journal doesn't wait any longer to end what it can.
+    for number in 0..200 {
+        fs::create_dir(mount.path(&format!("directory-{number}"))).unwrap();
+    }
+    let first = look();
+    assert!(["written", "mapped"].iter().all(|name| first.iter().any(|path| path == name)));
+    let second = look();
+    assert!(second.iter().any(|path| path == "mapped"), "{second:?}");
+    assert!(second.iter().all(|path| path != "written"), "{second:?}");
+}
+
+/// The kernel leaves it to us to make durable what is written to a file that was opened so.
+#[test]
+fn a_write_that_has_to_be_durable_is_when_it_returns() {
+    let file = Arc::new(Synced::default());
+    let mount = Mount::new(|_| Arc::new(OneFile(file.clone())));
+    let write = |flags: OFlags| {
+        let mut open = OpenOptions::new();
+        let open = open.write(true).custom_flags(flags.bits().cast_signed());
+        open.open(mount.path("f")).unwrap().write_all_at(b"x", 0).unwrap();
+        std::mem::take(&mut *file.0.lock().unwrap())
+    };
+    assert!(write(OFlags::empty()).is_empty());
+    assert_eq!(write(OFlags::DSYNC), [true]);
+    assert_eq!(write(OFlags::SYNC), [false]);
+}
+
+/// A tree with one file, `f`.
+struct OneFile(Arc<Synced>);
+
+/// A file that notes each sync, and whether it was of the bytes only.
+#[derive(Default)]
+struct Synced(Mutex<Vec<bool>>);
+
+#[async_trait]
+impl Tree for OneFile {
+    async fn stat(&self, path: &TreePath) -> Result<Attr> {
+        match path.as_bytes() {
+            b"" => Ok(Attr::dir(SystemTime::UNIX_EPOCH, Duration::ZERO)),
+            b"f" => tree::File::stat(&*self.0).await,
+            _ => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn list(&self, _dir: &TreePath) -> BoxStream<'static, Result<Entry>> {
+        stream::empty().boxed()
+    }
+
+    async fn open(&self, _path: &TreePath, _mode: OpenMode) -> Result<Arc<dyn tree::File>> {
+        Ok(self.0.clone())
+    }
+}
+
+#[async_trait]
+impl tree::File for Synced {
+    async fn read_at(&self, _offset: u64, _len: usize) -> Result<Bytes> {
+        Ok(Bytes::new())
+    }
+
+    async fn stat(&self) -> Result<Attr> {
+        Ok(Attr::file(1, SystemTime::UNIX_EPOCH, Duration::ZERO))
+    }
+
+    async fn write_at(&self, _offset: u64, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn sync(&self, data_only: bool) -> Result<()> {
+        self.0.lock().unwrap().push(data_only);
+        Ok(())
+    }
 }
 
 #[test]

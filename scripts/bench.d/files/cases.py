@@ -37,6 +37,8 @@ def fio(*words: str, unit: str) -> Callable[[Data, Path], float]:
         output = run(
             program, "--name=bench", f"--filename={place}/large", size, "--ioengine=psync",
             "--output-format=json", f"--runtime={data.seconds}", *words,
+            # What most programs don't ask for, and what a file system may not pass on.
+            "--fadvise_hint=0", "--invalidate=0",
             timeout=data.seconds * 4 + 300,
         )  # fmt: skip
         job = json.loads(output[output.index("{") :])["jobs"][0]

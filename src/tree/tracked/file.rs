@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,13 +14,23 @@ use crate::tree::{Attr, File, PageCache, SeekTo, SetAttr};
 pub(super) struct TrackedFile {
     // In this order: it can't change any more when its marks end.
     inner: Arc<dyn File>,
-    _marks: Vec<Mark>,
+    marks: Vec<Mark>,
     gate: Arc<Gate>,
+    /// Whether it may change for as long as this process runs.
+    may_be_mapped: AtomicBool,
 }
 
 impl TrackedFile {
     pub(super) fn new(inner: Arc<dyn File>, marks: Vec<Mark>, gate: Arc<Gate>) -> Self {
-        Self { inner, _marks: marks, gate }
+        Self { inner, marks, gate, may_be_mapped: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for TrackedFile {
+    fn drop(&mut self) {
+        if self.may_be_mapped.load(Ordering::Relaxed) {
+            self.marks.drain(..).for_each(Mark::stay);
+        }
     }
 }
 
@@ -68,7 +79,13 @@ impl File for TrackedFile {
         self.inner.page_cache()
     }
 
+    /// Only while changes are allowed: what is done to it isn't asked for here.
     fn local(&self) -> Option<&fs::File> {
-        self.inner.local()
+        self.gate.pass().ok().and_then(|()| self.inner.local())
+    }
+
+    fn handed_over(&self) {
+        self.may_be_mapped.store(true, Ordering::Relaxed);
+        self.inner.handed_over();
     }
 }

@@ -33,6 +33,9 @@ pub(super) const EXTENSION: &str = "journal";
 /// which is for who reads it.
 pub(super) const START: u64 = 4096;
 
+/// The number that no mark has.
+const NONE: u64 = 0;
+
 /// How many marks wait to be ended. Each is a path that the next checkpoint looks at for nothing.
 const MOST_IDLE: usize = 64;
 
@@ -98,7 +101,7 @@ impl Journal {
             file,
             len: START,
             look_at: START + ROOM_STEP,
-            next: 1,
+            next: NONE + 1,
             marks: HashMap::new(),
             by_path: HashMap::new(),
             idle: VecDeque::new(),
@@ -149,6 +152,13 @@ impl Journal {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mark {
+    /// Leaves the path marked for as long as the journal is there.
+    pub(super) fn stay(mut self) {
+        self.number = NONE;
     }
 }
 
