@@ -236,19 +236,15 @@ impl Filesystem for Fuse {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        flags: OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let drops = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let durably = request::written_durably(flags);
         // Copied, since the work may outlive fuser's buffer.
         let (vfs, data) = (self.vfs.clone(), Bytes::copy_from_slice(data));
         self.answer("write", reply, async move {
             vfs.write(Handle(handle.0), offset, &data, drops).await?;
-            if let Some(data_only) = durably {
-                vfs.sync(Handle(handle.0), data_only).await?;
-            }
             Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
         });
     }

@@ -22,14 +22,6 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
     }
 }
 
-/// Whether what is written has to be durable before it is answered, for `O_SYNC` and `O_DSYNC`; and
-/// then whether only the bytes have to.
-pub(super) fn written_durably(flags: OpenFlags) -> Option<bool> {
-    let flags = open_flags(flags.0);
-    // O_SYNC has the bit of O_DSYNC, too.
-    flags.contains(OFlags::DSYNC).then_some(!flags.contains(OFlags::SYNC))
-}
-
 /// Whether a file must be new.
 pub(super) fn is_exclusive(flags: i32) -> bool {
     open_flags(flags).contains(OFlags::EXCL)
@@ -111,14 +103,6 @@ mod tests {
         let mode = open_mode(OpenFlags(flags.bits().cast_signed()));
         assert_eq!(mode, OpenMode { read: false, write: true, append: true, truncate: true });
         assert_eq!(open_mode(OpenFlags(0)), OpenMode::READ);
-    }
-
-    #[test]
-    fn a_write_is_durable_where_that_was_asked_for() {
-        let durably = |flags: OFlags| written_durably(OpenFlags(flags.bits().cast_signed()));
-        assert_eq!(durably(OFlags::WRONLY), None);
-        assert_eq!(durably(OFlags::WRONLY | OFlags::DSYNC), Some(true));
-        assert_eq!(durably(OFlags::WRONLY | OFlags::SYNC), Some(false));
     }
 
     #[test]
