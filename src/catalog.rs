@@ -30,6 +30,7 @@ pub mod name;
 mod organization;
 mod project;
 mod query;
+mod recipient;
 mod resource;
 mod room;
 mod share;
@@ -40,6 +41,7 @@ pub use content::{StoreIdentity, StoredObject};
 pub use lease::{Claim, FilesAt, Owner, Reader, Writer};
 pub use model::*;
 pub use name::{CommunityName, ProjectName, Reference};
+pub use recipient::{Holder, Reach};
 pub use version::checkpoint_name;
 
 use database::{failed, field};

@@ -9,6 +9,7 @@ use crate::error::{IoContext, Result};
 
 pub mod cache;
 pub mod checkpoint;
+mod child;
 pub mod community;
 pub mod completions;
 pub mod dataset;
@@ -17,6 +18,7 @@ mod draft;
 pub mod env;
 mod environment;
 pub mod gc;
+pub mod identity;
 pub mod init;
 mod live;
 pub mod member;
@@ -27,6 +29,7 @@ pub mod outcome;
 mod place;
 pub mod project;
 pub mod publish;
+mod reseal;
 pub mod resources;
 pub mod run;
 pub mod s3;
@@ -61,6 +64,8 @@ enum Command {
     Project(project::Project),
     #[command(subcommand)]
     Member(member::Member),
+    #[command(subcommand)]
+    Identity(identity::Identity),
     Use(use_project::UseProject),
     Whoami(whoami::Whoami),
     #[command(subcommand)]
@@ -121,6 +126,7 @@ impl Command {
             Self::Community(command) => command.run(context).await,
             Self::Project(command) => command.run(context).await,
             Self::Member(command) => command.run(context).await,
+            Self::Identity(command) => command.run(context).await,
             Self::Use(command) => command.run(context).await,
             Self::Whoami(command) => command.run(context).await,
             Self::Dataset(command) => command.run(context).await,

@@ -18,6 +18,9 @@ mod store;
 /// is busy, short enough that what a dead one held is free after a coffee break.
 const LEASE: Duration = Duration::from_mins(5);
 
+/// Where the identities of a host are kept unless the environment says otherwise.
+const HOST_IDENTITY: &str = "/etc/atelier/identity.txt";
+
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]
@@ -62,6 +65,10 @@ pub struct Config {
     pub jupyter: PathBuf,
     /// Where `sops` and we look for age identities.
     pub identity_file: PathBuf,
+    /// Where the age identities of the host are, which only root can read.
+    pub host_identity_file: PathBuf,
+    /// Where it is kept which versions of environment files a user has seen.
+    pub seen_file: PathBuf,
     /// The content store named by option or environment.
     pub store: Option<StoreLocation>,
     /// The URL of the S3 service that the environment names.
@@ -93,6 +100,12 @@ impl Config {
             runtime: base.runtime_dir().map(|dir| dir.join("atelier")),
             jupyter: jupyter_runtime(&base),
             identity_file,
+            host_identity_file: std::env::var_os("ATELIER_HOST_IDENTITY")
+                .map_or_else(|| PathBuf::from(HOST_IDENTITY), PathBuf::from),
+            seen_file: base
+                .state_dir()
+                .unwrap_or_else(|| base.data_dir())
+                .join("atelier/environments.json"),
             store: args.store.clone(),
             s3_endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
                 .iter()

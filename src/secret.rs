@@ -12,15 +12,22 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ErrorKind, Result};
 
 mod dotenv;
+mod draft;
 mod environment;
 pub mod identity;
 mod metadata;
 pub mod name;
 mod open;
+mod plain;
+pub mod policy;
+mod seen;
 mod wrap;
 
+pub use draft::Draft;
 pub use environment::EnvironmentFile;
 pub use open::OpenEnvironment;
+pub use plain::{Changes, import};
+pub use seen::Seen;
 
 /// Larger environment files are neither read nor written, in bytes.
 pub const MAX_FILE: usize = 1 << 20;

@@ -336,6 +336,8 @@ pub enum SeekTo {
 /// What the kernel may keep of a file's pages when it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageCache {
+    /// Nothing at all, not even while it is open: each read and write comes here.
+    Never,
     /// Nothing: the next open reads anew.
     PerOpen,
     /// Everything: the bytes of this file, or of its [`version`](Attr::version), never change.

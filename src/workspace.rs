@@ -33,6 +33,15 @@ pub use storage::Storage;
 /// What is named by its bytes in a store, and so never changes.
 const CONSTANT: &[&str] = &[Area::Data.prefix(), Area::Meta.prefix()];
 
+/// Where the key of a bucket is.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a> {
+    /// In an environment file of this project, which is the user's.
+    Of(&'a Project),
+    /// Where this connection says, in the project that owns it.
+    Behind(&'a Resource),
+}
+
 /// The catalogue, the store and the caches of one home. Clones share them.
 #[derive(Clone)]
 pub struct Workspace {
@@ -201,15 +210,15 @@ impl Workspace {
         self.config.seen_dir(project.id.as_str())
     }
 
-    /// Prepares an S3 connection with its key, which is opened with the user's identity from an
-    /// environment file of the project `owner`; nothing is sent to the bucket yet.
+    /// Prepares an S3 connection with its key, which is opened with the identity of the user or
+    /// of the host; nothing is sent to the bucket yet.
     ///
     /// # Errors
-    /// `NotFound` when the key's secret isn't where the connection says; `NoIdentity` when the
-    /// user can't open it.
+    /// `NotFound` when the key's secret isn't where the connection says; `NoIdentity` when
+    /// neither the user nor the host can open it.
     pub async fn bucket(
         &self,
-        owner: &Project,
+        keys: Keys<'_>,
         connection: Connection,
         limits: Limits,
     ) -> Result<S3Store> {
@@ -217,9 +226,9 @@ impl Workspace {
             None => Credentials::DefaultChain,
             Some(KeyReference { id, secret, token }) => Credentials::Static {
                 key_id: id.clone(),
-                secret: self.reveal(owner, secret).await?,
+                secret: self.reveal(keys, secret).await?,
                 token: match token {
-                    Some(token) => Some(self.reveal(owner, token).await?),
+                    Some(token) => Some(self.reveal(keys, token).await?),
                     None => None,
                 },
             },
@@ -227,20 +236,38 @@ impl Workspace {
         S3Store::connect(connection, credentials, limits, self.metrics.clone()).await
     }
 
-    /// Opens a secret of the project `owner` with the user's identity.
+    /// Opens a secret that a connection needs.
     async fn reveal(
         &self,
-        owner: &Project,
+        keys: Keys<'_>,
         reference: &SecretReference,
     ) -> Result<Zeroizing<String>> {
         let SecretReference { environment, key } = reference;
-        let file = self.catalog.environment(owner, environment).await?;
-        let identities = Identities::load(&self.config.identity_file)?;
+        let file = match keys {
+            Keys::Of(project) => self.catalog.environment(project, environment).await?,
+            Keys::Behind(connection) => {
+                self.catalog.environment_behind(connection, environment).await?
+            }
+        };
+        let identities = self.identities()?;
         let value = secret::reveal(environment, &file.body, &identities, key)?;
         let value = str::from_utf8(value.expose()).map_err(|_| {
             Error::new(ErrorKind::InvalidInput, format!("secret {reference} isn't text"))
         })?;
         Ok(Zeroizing::new(value.to_owned()))
+    }
+
+    /// What opens the keys of buckets: the identities of the host, if it has any that this
+    /// process may read, and those of the user.
+    fn identities(&self) -> Result<Identities> {
+        let user = Identities::load(&self.config.identity_file);
+        match Identities::load(&self.config.host_identity_file) {
+            Ok(host) => Ok(match user {
+                Ok(user) => host.and(user),
+                Err(_) => host,
+            }),
+            Err(_) => user,
+        }
     }
 
     /// Checks that the user may read what is in a project.
@@ -298,11 +325,9 @@ impl Workspace {
         Arc::new(move |resource, _| {
             let workspace = workspace.clone();
             async move {
-                let Resource { project, spec, .. } = resource;
-                let connection = Connection::from_spec(&spec)?;
-                let owner = workspace.catalog.project_by_id(&project).await?;
+                let connection = Connection::from_spec(&resource.spec)?;
                 let limits = Limits::within(workspace.serving.deadline);
-                let store = workspace.bucket(&owner, connection, limits).await;
+                let store = workspace.bucket(Keys::Behind(&resource), connection, limits).await;
                 // Whatever is wrong with the key, the bucket is there and can't be read.
                 let store = store.map_err(|error| {
                     let message = format!("S3 connection {} can't be opened", resource.name);

@@ -130,6 +130,8 @@ async fn a_catalogue_of_the_second_format_gets_what_later_ones_add() {
         "DROP TABLE tag",
         "ALTER TABLE project DROP COLUMN active_datasets",
         "DROP TABLE account",
+        "DROP TABLE placed_recipient",
+        "ALTER TABLE recipient DROP COLUMN retired",
         "DELETE FROM format WHERE version >= 3",
     ] {
         assert!(written_by_python(&file, statement), "{statement}");

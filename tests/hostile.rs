@@ -14,7 +14,10 @@ mod access;
 mod bucket;
 mod canary;
 mod control;
+mod forgery;
+mod grammar;
 mod process;
+mod races;
 
 /// Users of this machine, whom no account database needs to know.
 const VIEWER: u32 = 64_001;

@@ -138,8 +138,9 @@ fn no_request_hangs_for_ever() {
     session.unmount(Unmount::Lazily).unwrap();
 }
 
-/// Errors are the right errno: `EROFS` where nothing can be written, `EACCES` for a bucket that
-/// refuses, `ENOENT` only for what is absent; `EIO` is for damage or a failing server.
+/// Errors are the right errno: `EROFS` where nothing can be written, `EPERM` for plaintext below
+/// `secrets/`, `EACCES` for a bucket that refuses, `ENOENT` only for what is absent; `EIO` is for
+/// damage or a failing server.
 #[test]
 fn errors_are_the_right_errno() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -153,12 +154,16 @@ fn errors_are_the_right_errno() {
     place.mount();
     let at = |name: &str| place.dir.join(name);
 
-    for name in ["datasets/flowers/data", "datasets/flowers", "datasets", "secrets/project.env"] {
+    for name in ["datasets/flowers/data", "datasets/flowers", "datasets"] {
         let changed =
             fs::set_permissions(at(name), std::os::unix::fs::PermissionsExt::from_mode(0o600));
         assert_eq!(errno(changed), Errno::ROFS, "chmod {name}");
     }
-    for name in ["datasets/flowers/new", "datasets/new", "s3/new", "secrets/new.env", "new"] {
+    for name in ["secrets/project.env", "secrets/new.env"] {
+        assert_eq!(errno(fs::write(at(name), "PLAIN=text\n")), Errno::PERM, "{name}");
+    }
+    assert_eq!(errno(File::create(at("secrets/.project.env.swp"))), Errno::PERM);
+    for name in ["datasets/flowers/new", "datasets/new", "s3/new", "new"] {
         assert_eq!(errno(File::create(at(name))), Errno::ROFS, "create {name}");
         assert_eq!(errno(fs::create_dir(at(name))), Errno::ROFS, "mkdir {name}");
         assert_eq!(errno(std::os::unix::fs::symlink("x", at(name))), Errno::ROFS, "symlink {name}");

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("tag.sql"),
     include_str!("storage.sql"),
     include_str!("account.sql"),
+    include_str!("recipient.sql"),
 ];
 
 /// Begins a change. IMMEDIATE takes the write lock at once, within the busy timeout; a

@@ -1,14 +1,13 @@
-//! Members: roles granted and taken away, and the public keys of users.
+//! Members: roles granted and taken away.
 
 use std::collections::BTreeMap;
 
 use sqlx::AnyConnection;
 
-use super::database::{damaged, failed, field, now};
-use super::model::{Community, Id, Member, Project, Recipient, Resource, Role, Scope};
-use super::project::by_id;
+use super::database::{damaged, failed, field};
+use super::model::{Community, Id, Member, Project, Role, Scope};
 use super::query::{self, select_communities};
-use super::{Catalog, commit, name};
+use super::{Catalog, commit, name, recipient};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Catalog {
@@ -87,6 +86,7 @@ impl Catalog {
             ));
         }
         keep_admins(&mut db, &organization, user).await?;
+        recipient::forget(&mut db, user, on).await?;
         commit(db).await
     }
 
@@ -112,128 +112,11 @@ impl Catalog {
             }
         }
     }
-
-    /// Registers a public age key of the acting user; a second time changes nothing.
-    ///
-    /// # Errors
-    /// `PermissionDenied` for somebody else's; `InvalidInput` for what is no public age key.
-    pub async fn add_recipient(&self, user: &str, recipient: &str) -> Result<()> {
-        let fine = recipient.starts_with("age1")
-            && recipient.len() <= 4096
-            && recipient.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if !fine {
-            return Err(Error::new(ErrorKind::InvalidInput, "that is no public age key")
-                .with_hint("it begins with age1; `age-keygen -y` prints it"));
-        }
-        if user != self.user() {
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!("only {user} may register a key of {user}"),
-            ));
-        }
-        let mut db = self.write().await?;
-        sqlx::query(
-            "INSERT INTO recipient (user_name, recipient, created) VALUES ($1, $2, $3) \
-             ON CONFLICT (user_name, recipient) DO NOTHING",
-        )
-        .bind(user)
-        .bind(recipient)
-        .bind(now())
-        .execute(&mut *db)
-        .await
-        .map_err(failed)?;
-        commit(db).await
-    }
-
-    /// Forgets a public age key of the acting user.
-    ///
-    /// # Errors
-    /// `NotFound` when he has no such key.
-    pub async fn remove_recipient(&self, recipient: &str) -> Result<()> {
-        let mut db = self.write().await?;
-        let gone = sqlx::query("DELETE FROM recipient WHERE user_name = $1 AND recipient = $2")
-            .bind(self.user())
-            .bind(recipient)
-            .execute(&mut *db)
-            .await
-            .map_err(failed)?;
-        if gone.rows_affected() == 0 {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("{} has no key {recipient}", self.user()),
-            ));
-        }
-        commit(db).await
-    }
-
-    /// The public age keys of the acting user, oldest first.
-    pub async fn own_recipients(&self) -> Result<Vec<String>> {
-        let mut db = self.read().await?;
-        let rows = sqlx::query(
-            "SELECT recipient FROM recipient WHERE user_name = $1 ORDER BY created, recipient",
-        )
-        .bind(self.user())
-        .fetch_all(&mut *db)
-        .await
-        .map_err(failed)?;
-        rows.iter().map(|row| field(row, "recipient")).collect()
-    }
-
-    /// The keys that a project's secrets are encrypted to: those of its members from Developer
-    /// on, by user and key.
-    ///
-    /// # Errors
-    /// `PermissionDenied` for who has no role on the project.
-    pub async fn recipients(&self, project: &Project) -> Result<Vec<Recipient>> {
-        let mut db = self.read().await?;
-        self.require(&mut db, project, Role::Viewer).await?;
-        let users = developers(&mut db, project).await?;
-        recipients_of(&mut db, users).await
-    }
-
-    /// The keys that one secret is encrypted to: [`Catalog::recipients`] of its project, and
-    /// those of the members of each community that it is published in.
-    ///
-    /// # Errors
-    /// `NotFound` where the user may not know of the secret.
-    pub async fn recipients_of(&self, secret: &Resource) -> Result<Vec<Recipient>> {
-        let mut db = self.read().await?;
-        let secret = self.find_readable(&mut db, &secret.id).await?;
-        let owner = by_id(&mut db, &secret.project).await?;
-        let mut users = developers(&mut db, &owner).await?;
-        let rows = sqlx::query(
-            "SELECT m.user_name FROM publication b \
-             JOIN community_member m ON m.community = b.community WHERE b.resource = $1",
-        )
-        .bind(secret.id.as_str())
-        .fetch_all(&mut *db)
-        .await
-        .map_err(failed)?;
-        for row in &rows {
-            users.push(field(row, "user_name")?);
-        }
-        recipients_of(&mut db, users).await
-    }
 }
 
-async fn developers(db: &mut AnyConnection, project: &Project) -> Result<Vec<String>> {
+pub(super) async fn developers(db: &mut AnyConnection, project: &Project) -> Result<Vec<String>> {
     let members = project_members(db, project).await?;
     Ok(members.into_iter().filter(|m| m.role >= Role::Developer).map(|m| m.user).collect())
-}
-
-async fn recipients_of(db: &mut AnyConnection, users: Vec<String>) -> Result<Vec<Recipient>> {
-    let rows = sqlx::query("SELECT user_name, recipient FROM recipient ORDER BY 1, 2")
-        .fetch_all(db)
-        .await
-        .map_err(failed)?;
-    let mut recipients = Vec::new();
-    for row in &rows {
-        let user: String = field(row, "user_name")?;
-        if users.contains(&user) {
-            recipients.push(Recipient { user, recipient: field(row, "recipient")? });
-        }
-    }
-    Ok(recipients)
 }
 
 async fn project_members(db: &mut AnyConnection, project: &Project) -> Result<Vec<Member>> {

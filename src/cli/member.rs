@@ -5,14 +5,18 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Context, place, table};
+use super::{Context, place, reseal, table};
 use crate::catalog::{Account, Catalog, Member as Found, Role, Scope};
 use crate::error::Result;
 
-/// Members of communities and projects, and their roles
+mod key;
+
+/// Members of communities and projects, their roles and keys
 #[derive(Debug, Subcommand)]
 pub enum Member {
     /// Grant a user a role, in place of the one that was granted before
+    ///
+    /// The secrets that he may open by it are encrypted to his keys, too.
     Add {
         /// Who
         #[arg(value_name = "USER")]
@@ -60,6 +64,9 @@ pub enum Member {
         on: Option<String>,
     },
     /// Take a user's role away; without the team of the organization he loses all others too
+    ///
+    /// The secrets that he could open are encrypted with new keys. He may have read them: change
+    /// their values.
     Remove {
         /// Who
         #[arg(value_name = "USER")]
@@ -68,6 +75,9 @@ pub enum Member {
         #[arg(long, value_name = "COMMUNITY[/PROJECT]")]
         on: String,
     },
+    /// The public age keys that secrets are encrypted to
+    #[command(subcommand)]
+    Key(key::Key),
 }
 
 #[derive(Serialize)]
@@ -104,6 +114,7 @@ impl Member {
                 let on = place::scope(context, &catalog, &on).await?;
                 catalog.set_role(&member, role, &on).await?;
                 table::say(format!("{member} is {role} on {on}"));
+                reseal::within(context, &catalog, &on).await?;
             }
             Self::List { on } => {
                 let on = match on {
@@ -132,7 +143,12 @@ impl Member {
                 let on = place::scope(context, &catalog, &on).await?;
                 catalog.remove_member(&member, &on).await?;
                 table::say(format!("{member} has no role of his own on {on} any more"));
+                // Who left by himself has nothing to say there any more.
+                if member != context.config.user {
+                    reseal::within(context, &catalog, &on).await?;
+                }
             }
+            Self::Key(key) => key.run(context, &catalog).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Context, place, table};
-use crate::catalog::{Catalog, Kind, Project, Reference, Shown};
+use super::{Context, place, reseal, table};
+use crate::catalog::{Catalog, Kind, Project, Reach, Reference, Shown};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Offer a resource of your project to the projects of a community
@@ -54,6 +54,14 @@ impl Publish {
         let shown = own(&catalog, &project, &self.resource).await?;
         let community = within(&project, &self.to)?;
         catalog.publish(&shown.resource, community).await?;
+        if shown.resource.kind == Kind::Secret {
+            // Its members shall be able to open it, or not be offered it at all.
+            let reach = Reach { secrets: vec![shown.resource.clone()], others: 0 };
+            if let Err(error) = reseal::all(context, &catalog, reach).await {
+                catalog.unpublish(&shown.resource, community).await?;
+                return Err(error);
+            }
+        }
         table::say(format!("{} is published in {community}", self.resource));
         Ok(ExitCode::SUCCESS)
     }
@@ -73,6 +81,10 @@ impl Unpublish {
         table::say(format!("{} isn't published in {community} any more", self.resource));
         for loser in losers {
             table::say(format!("{loser} lost it"));
+        }
+        if shown.resource.kind == Kind::Secret {
+            let reach = Reach { secrets: vec![shown.resource], others: 0 };
+            reseal::all(context, &catalog, reach).await?;
         }
         Ok(ExitCode::SUCCESS)
     }

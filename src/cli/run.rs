@@ -12,7 +12,7 @@ use crate::error::{ErrorKind, Result};
 use crate::secret::Value;
 
 /// Variables that lead to age identities: the command gets values, not keys.
-const KEY_VARIABLES: &[&str] =
+pub(super) const KEY_VARIABLES: &[&str] =
     &["SOPS_AGE_KEY", "SOPS_AGE_KEY_CMD", "SOPS_AGE_KEY_FILE", "SOPS_AGE_SSH_PRIVATE_KEY_FILE"];
 
 /// Run a command with secrets in its environment.

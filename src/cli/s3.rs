@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Context, table};
-use crate::catalog::{Kind, NewResource, Project, Shown};
+use crate::catalog::{Kind, NewResource, Shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::s3::{Connection, Diagnosis, KeyReference, Limits, Reading, SecretReference};
-use crate::workspace::Workspace;
+use crate::workspace::{Keys, Workspace};
 
 /// Connect S3 buckets to your project
 #[derive(Debug, Subcommand)]
@@ -235,10 +235,12 @@ impl Connect {
         }
         .checked()?;
         if !self.no_test {
-            diagnose(&workspace, &project, connection.clone()).await.map_err(|error| {
-                let hint = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
-                error.with_hint(format!("{hint}--no-test connects without trying"))
-            })?;
+            diagnose(&workspace, Keys::Of(&project), connection.clone()).await.map_err(
+                |error| {
+                    let hint = error.hint().map(|hint| format!("{hint}; ")).unwrap_or_default();
+                    error.with_hint(format!("{hint}--no-test connects without trying"))
+                },
+            )?;
         }
         let new = NewResource {
             kind: Kind::S3,
@@ -258,12 +260,8 @@ impl Named {
         let project = workspace.project().await?;
         let shown = workspace.catalog.shown(&project, Kind::S3, &self.name).await?;
         let connection = Connection::from_spec(&shown.resource.spec)?;
-        let owner = if shown.added {
-            workspace.catalog.project_by_id(&shown.resource.project).await?
-        } else {
-            project
-        };
-        let outcome = diagnose(&workspace, &owner, connection.clone()).await.and_then(|found| {
+        let keys = Keys::Behind(&shown.resource);
+        let outcome = diagnose(&workspace, keys, connection.clone()).await.and_then(|found| {
             if shown.active {
                 return Ok(found);
             }
@@ -353,13 +351,13 @@ async fn list(context: &Context) -> Result<()> {
     table::list(&rows, context.json)
 }
 
-/// Tries a connection with the key it names, which the project `owner` keeps.
+/// Tries a connection with the key it names.
 async fn diagnose(
     workspace: &Workspace,
-    owner: &Project,
+    keys: Keys<'_>,
     connection: Connection,
 ) -> Result<Diagnosis> {
-    workspace.bucket(owner, connection, Limits::interactive()).await?.diagnose().await
+    workspace.bucket(keys, connection, Limits::interactive()).await?.diagnose().await
 }
 
 fn key(connection: &Connection) -> String {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
@@ -9,13 +10,17 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::Context;
-use super::environment::{Absent, DEFAULT, Environments};
+use super::environment::{Absent, DEFAULT, Environments, Resealed};
+use super::reseal::Progress;
 use super::table::{self, Row};
 use crate::catalog::Kind;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
-use crate::secret::identity::Identities;
 use crate::secret::{EnvironmentFile, MAX_FILE, OpenEnvironment, Value, name};
 use crate::workspace::Workspace;
+
+mod edit;
+mod export;
+mod import;
 
 /// Keep secrets in encrypted environment files.
 #[derive(Debug, clap::Subcommand)]
@@ -28,14 +33,22 @@ pub enum Secret {
     List(List),
     /// Tell of a secret, and with --reveal its value, to a terminal only
     Show(Show),
-    /// Delete a secret
-    Delete(Named),
+    /// Delete a secret, or with --all a whole environment file
+    Delete(Delete),
     /// Copy the secrets of an environment file, also of one that another project shares
     ///
     /// The copy belongs to this project and knows nothing of later changes.
     Copy(CopyFile),
     /// Encrypt an environment file with a new key, to the present members only
     Rotate(Rotate),
+    /// Change an environment file in your editor, $VISUAL or $EDITOR
+    ///
+    /// The plaintext is only in memory while the editor runs, in a directory of yours.
+    Edit(edit::Edit),
+    /// Take in the secrets of a plain .env file, or of one that is encrypted to you
+    Import(import::Import),
+    /// Write an environment file as it is, encrypted, or encrypted to others
+    Export(export::Export),
 }
 
 /// A secret by name.
@@ -85,12 +98,29 @@ pub struct CopyFile {
     to: String,
 }
 
+/// What is deleted.
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// The name of the secret
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    key: Option<String>,
+    /// The environment file
+    #[arg(long = "env", value_name = "NAME", default_value = DEFAULT)]
+    environment: String,
+    /// Delete the whole environment file
+    #[arg(long)]
+    all: bool,
+}
+
 /// What is rotated.
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
     /// The environment file
     #[arg(long = "env", value_name = "NAME", default_value = DEFAULT)]
     environment: String,
+    /// Rotate all environment files of the project
+    #[arg(long, conflicts_with = "environment")]
+    all: bool,
 }
 
 /// A secret as it is listed: everything but its value.
@@ -120,9 +150,12 @@ impl Secret {
                 table::list(&rows, context.json)?;
             }
             Self::Show(show) => show.run(context).await?,
-            Self::Delete(named) => named.delete(context).await?,
+            Self::Delete(delete) => delete.run(context).await?,
             Self::Copy(copy) => copy.run(context).await?,
             Self::Rotate(rotate) => rotate.run(context).await?,
+            Self::Edit(edit) => edit.run(context).await?,
+            Self::Import(import) => import.run(context).await?,
+            Self::Export(export) => export.run(context).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -140,7 +173,7 @@ impl Set {
                 "`atelier secret set {key}` asks for it, or reads it from standard input"
             )));
         }
-        let environments = open(context).await?;
+        let environments = Environments::open_project(context).await?;
         let value = read_value(&key)?;
         let written = environments
             .change(&environment, Absent::Create, |opened| opened.set(&key, value.clone()))
@@ -151,10 +184,23 @@ impl Set {
     }
 }
 
-impl Named {
-    async fn delete(self, context: &Context) -> Result<()> {
-        let Self { key, environment } = &self;
-        let environments = open(context).await?;
+impl Delete {
+    async fn run(self, context: &Context) -> Result<()> {
+        let environment = &self.environment;
+        let Some(key) = &self.key else {
+            let catalog = context.catalog().await?;
+            let project = context.project(&catalog).await?;
+            let shown = catalog.shown(&project, Kind::Secret, environment).await?;
+            if shown.added {
+                let message = format!("{environment} belongs to {}", shown.resource.owner);
+                return Err(Error::new(ErrorKind::NotPermitted, message)
+                    .with_hint(format!("`atelier remove secret/{environment}` takes it out")));
+            }
+            catalog.delete_resource(&shown.resource).await?;
+            table::say(format!("environment file {environment} is deleted"));
+            return Ok(());
+        };
+        let environments = Environments::open_project(context).await?;
         let deleted = environments.change(environment, Absent::Refuse, |opened| {
             opened.delete(key).then_some(true).ok_or_else(|| missing(key, environment))
         });
@@ -177,7 +223,7 @@ impl Show {
             return Err(Error::new(ErrorKind::NotPermitted, message)
                 .with_hint("`atelier run -- COMMAND` gives it to a command"));
         }
-        let opened = open(context).await?.open(environment).await?;
+        let opened = Environments::open_project(context).await?.open(environment).await?;
         let value = opened.value(key).ok_or_else(|| missing(key, environment))?;
         table::print(value.expose())?;
         table::print(b"\n")
@@ -187,7 +233,7 @@ impl Show {
 impl CopyFile {
     async fn run(self, context: &Context) -> Result<()> {
         let Self { from, to } = &self;
-        let environments = open(context).await?;
+        let environments = Environments::open_project(context).await?;
         let copied = environments.open(from).await?;
         match environments.catalog.environment(&environments.project, to).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -208,20 +254,24 @@ impl CopyFile {
 
 impl Rotate {
     async fn run(self, context: &Context) -> Result<()> {
-        let name = &self.environment;
-        let environments = open(context).await?;
+        let environments = Environments::open_project(context).await?;
+        let Environments { catalog, project, .. } = &environments;
         let rotate = |opened: &mut OpenEnvironment| opened.rotate().map(|()| true);
-        environments.change(name, Absent::Refuse, rotate).await?;
-        table::say(format!("environment file {name} is encrypted with a new key"));
-        Ok(())
+        if !self.all {
+            let name = &self.environment;
+            environments.change(name, Absent::Refuse, rotate).await?;
+            table::say(format!("environment file {name} is encrypted with a new key"));
+            return Ok(());
+        }
+        let mut own = catalog.resources(project, Kind::Secret).await?;
+        own.retain(|shown| !shown.added);
+        let mut progress = Progress::of(own.len());
+        for shown in own {
+            let rotated = environments.change(&shown.name, Absent::Refuse, rotate).await;
+            progress.told(&shown.resource, rotated.map(|_| Resealed::Rotated));
+        }
+        progress.done()
     }
-}
-
-async fn open(context: &Context) -> Result<Environments> {
-    let workspace = Workspace::open(&context.config).await?;
-    let project = workspace.project().await?;
-    let identities = Identities::load(&context.config.identity_file)?;
-    Ok(Environments { catalog: workspace.catalog.clone(), project, identities })
 }
 
 /// The names of secrets, for which no key is needed.
@@ -249,27 +299,33 @@ async fn listed(context: &Context, environment: Option<&str>) -> Result<Vec<List
 
 /// Reads a value from a prompt that doesn't show it, or from standard input.
 fn read_value(key: &str) -> Result<Value> {
-    let failed = || format!("the value of {key} can't be read");
+    let what = format!("the value of {key}");
     if io::stdin().is_terminal() {
-        let typed = rpassword::prompt_password(format!("value of {key}: ")).context(failed)?;
-        return Ok(Value::new(typed.into_bytes()));
+        let typed = rpassword::prompt_password(format!("value of {key}: "));
+        return Ok(Value::new(typed.context(|| format!("{what} can't be read"))?.into_bytes()));
     }
-    // Read without std's buffer, which nobody wipes, into one that never moves.
+    let bytes = read_all(rustix::stdio::stdin(), &what)?;
+    Ok(Value::new(bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec()))
+}
+
+/// Reads to the end: without std's buffers, which nobody wipes, into one that never moves.
+fn read_all(from: impl AsFd, what: &str) -> Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; MAX_FILE + 1]);
     let mut len = 0;
     while len < bytes.len() {
-        match rustix::io::read(rustix::stdio::stdin(), &mut bytes[len..]) {
+        match rustix::io::read(&from, &mut bytes[len..]) {
             Ok(0) => break,
             Ok(count) => len += count,
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context(failed),
+            Err(error) => return Err(error).context(|| format!("{what} can't be read")),
         }
     }
     if len > MAX_FILE {
-        let message = format!("the value of {key} has more than 1 MiB");
+        let message = format!("{what} has more than 1 MiB");
         return Err(Error::new(ErrorKind::FileTooLarge, message));
     }
-    Ok(Value::new(bytes[..len].strip_suffix(b"\n").unwrap_or(&bytes[..len]).to_vec()))
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 fn missing(key: &str, environment: &str) -> Error {

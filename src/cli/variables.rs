@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::Context;
 use super::environment::{DEFAULT, Environments};
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::identity::Identities;
 use crate::secret::{Value, name};
 use crate::workspace::Workspace;
 
@@ -46,9 +45,7 @@ impl Selection {
         };
         let mut variables = BTreeMap::new();
         if !names.is_empty() {
-            let identities = Identities::load(&context.config.identity_file)?;
-            let environments =
-                Environments { catalog: workspace.catalog.clone(), project, identities };
+            let environments = Environments::of(context, workspace.catalog.clone(), project)?;
             for name in &names {
                 for (key, value) in environments.open(name).await?.values() {
                     if self.wants(key) {

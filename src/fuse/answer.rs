@@ -54,6 +54,12 @@ fn log(operation: &'static str, error: &Error) {
         ErrorKind::Io | ErrorKind::Damaged | ErrorKind::TimedOut | ErrorKind::TooManyOpenFiles => {
             tracing::warn!(operation, ?error, "a request failed");
         }
+        // Not what a program tries to find out what it may do: something was lost.
+        ErrorKind::NotPermitted | ErrorKind::StaleHandle
+            if matches!(operation, "write" | "flush" | "fsync") =>
+        {
+            tracing::warn!(operation, ?error, "a write was refused");
+        }
         _ => tracing::debug!(operation, ?error, "a request was refused"),
     }
 }
@@ -314,8 +320,10 @@ pub(super) fn kind(file_type: FileType) -> fuser::FileType {
 
 fn open_flags(opened: &OpenedFile) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    if opened.file.page_cache() == PageCache::Keep {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    match opened.file.page_cache() {
+        PageCache::Keep => flags |= FopenFlags::FOPEN_KEEP_CACHE,
+        PageCache::PerOpen => {}
+        PageCache::Never => flags |= FopenFlags::FOPEN_DIRECT_IO,
     }
     if !opened.mode.writes() || !opened.file.flushes() {
         // Nothing was written, or all of it was answered: close(2) has nothing to report.

@@ -137,6 +137,7 @@ fn suitable(file: &dyn File, mode: OpenMode) -> Option<&std::fs::File> {
         // The kernel writes as this process, so it takes no set-id bits off. Who opens such a
         // file to write while it is open already has taken them off by that.
         PageCache::PerOpen => metadata.mode() & SET_ID == 0,
+        PageCache::Never => false,
     };
     suits.then_some(local)
 }

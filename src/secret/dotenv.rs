@@ -77,9 +77,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Vec<Line>, Metadata), Fault> {
     let mut keys = HashSet::new();
     for (index, line) in text.split('\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         let fault = |what| Fault { line: index + 1, what };
-        if line.contains(|c: char| c.is_control() && c != '\t') || line.starts_with('\u{feff}') {
-            return Err(fault("it holds a control character or a byte order mark"));
-        }
+        check_characters(line).map_err(fault)?;
         if let Some((key, value)) = metadata_pair(line) {
             found.add(key, value).map_err(fault)?;
             continue;
@@ -96,6 +94,56 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Vec<Line>, Metadata), Fault> {
         lines.push(line);
     }
     Ok((lines, found.finish().map_err(whole)?))
+}
+
+/// Checks lines by themselves, wherever they stand; of the last one a part may be missing, unless
+/// it ends with a line feed.
+pub(super) fn check_lines(bytes: &[u8]) -> Result<(), &'static str> {
+    let text = match str::from_utf8(bytes) {
+        Ok(text) => text,
+        // The last character may be incomplete, too.
+        Err(error) if error.error_len().is_none() => {
+            str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return Err("it isn't UTF-8"),
+    };
+    let (whole, rest) = text.rsplit_once('\n').map_or(("", text), |(whole, rest)| (whole, rest));
+    for line in whole.split('\n').filter(|line| !line.is_empty()) {
+        check_characters(line)?;
+        match metadata_pair(line) {
+            Some((key, value)) => metadata::Found::default().add(key, value)?,
+            None => drop(parse_line(line)?),
+        }
+    }
+    check_characters(rest)?;
+    can_begin_line(rest).then_some(()).ok_or("it isn't encrypted")
+}
+
+/// Whether a line that is accepted can begin like this.
+fn can_begin_line(text: &str) -> bool {
+    const BEGIN: &str = "ENC[AES256_GCM,data:";
+    let can_begin_sealed = |value: &str| {
+        let of_sealed = |c: char| c.is_ascii_alphanumeric() || "+/=,:_]".contains(c);
+        BEGIN.starts_with(value)
+            || value.strip_prefix(BEGIN).is_some_and(|rest| rest.chars().all(of_sealed))
+    };
+    if let Some(comment) = text.strip_prefix('#') {
+        return can_begin_sealed(comment);
+    }
+    match text.split_once('=') {
+        Some((key, _)) if key.starts_with(metadata::PREFIX) => true,
+        Some((key, value)) => {
+            name::is_key(key) && (name::stays_clear(key) || can_begin_sealed(value))
+        }
+        None => text.is_empty() || text.starts_with(metadata::PREFIX) || name::is_key(text),
+    }
+}
+
+fn check_characters(line: &str) -> Result<(), &'static str> {
+    if line.contains(|c: char| c.is_control() && c != '\t') || line.starts_with('\u{feff}') {
+        return Err("it holds a control character or a byte order mark");
+    }
+    Ok(())
 }
 
 /// Writes a whole file: the lines, then the metadata.

@@ -36,6 +36,11 @@ impl EnvironmentFile {
         Ok(Self { name: name.to_owned(), lines, metadata })
     }
 
+    /// The name by which messages tell of it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The names of the encrypted secrets, in the order of the file.
     ///
     /// Keys whose values are empty or clear aren't secrets: nothing vouches for them.

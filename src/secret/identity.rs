@@ -58,6 +58,38 @@ impl Identities {
         Self::load(file)
     }
 
+    /// Puts a new identity in front of those of `file`, whose lines all stay: other files may be
+    /// encrypted to them.
+    ///
+    /// # Errors
+    /// As [`Identities::load`], and what the file system answers; then the file is as it was.
+    pub fn renew(file: &Path) -> Result<Self> {
+        let failed = || format!("the age identities in {} can't be changed", file.display());
+        Self::load(file)?;
+        // A link to the file stays one.
+        let file = fs::canonicalize(file).context(failed)?;
+        let before = Zeroizing::new(fs::read(&file).context(failed)?);
+        let key = new_key_file();
+        let mut text = Zeroizing::new(Vec::with_capacity(key.len() + before.len()));
+        text.extend_from_slice(key.as_bytes());
+        text.extend_from_slice(&before);
+        let draft = draft_of(&file)?;
+        let replaced = write_private(&draft, &text).and_then(|()| fs::rename(&draft, &file));
+        if replaced.is_err() {
+            // The first error is the one to tell of.
+            let _ = fs::remove_file(&draft);
+        }
+        replaced.context(failed)?;
+        Self::load(&file)
+    }
+
+    /// These, then `others`.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// The recipient of the first identity: the one by which others know this user.
     pub fn recipient(&self) -> String {
         self.0.first().map(|identity| identity.to_public().to_string()).unwrap_or_default()
@@ -216,6 +248,22 @@ mod tests {
         assert!(Identities::load_or_create(&file).is_err());
         create(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "# empty\n");
+    }
+
+    #[test]
+    fn a_renewed_file_has_a_new_key_in_front_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys.txt");
+        fs::write(&file, format!("# mine\n{KEY}\n")).unwrap();
+        let renewed = Identities::renew(&file).unwrap();
+        assert_eq!(renewed.recipients()[1..], [RECIPIENT]);
+        assert_ne!(renewed.recipient(), RECIPIENT);
+        assert!(fs::read_to_string(&file).unwrap().ends_with(&format!("# mine\n{KEY}\n")));
+        assert_eq!(mode_of(&file), 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(Identities::renew(&dir.path().join("absent")).is_err());
+        let both = parse(KEY).unwrap().and(renewed.clone());
+        assert_eq!(both.recipients()[..2], [RECIPIENT.to_owned(), renewed.recipient()]);
     }
 
     #[test]

@@ -16,8 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct OpenEnvironment {
     name: String,
     key: DataKey,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     wraps: Vec<Wrap>,
+    /// When the version was sealed that was opened.
+    sealed: Timestamp,
 }
 
 /// A line and what it says.
@@ -35,7 +37,8 @@ impl OpenEnvironment {
     /// `Io` when the system has no random numbers.
     pub fn create(name: &str) -> Result<Self> {
         let (entries, wraps) = (Vec::new(), Vec::new());
-        Ok(Self { name: name.to_owned(), key: DataKey::generate()?, entries, wraps })
+        let (name, sealed) = (name.to_owned(), Timestamp::UNIX_EPOCH);
+        Ok(Self { name, key: DataKey::generate()?, entries, wraps, sealed })
     }
 
     pub(super) fn opened(
@@ -44,7 +47,23 @@ impl OpenEnvironment {
         entries: Vec<Entry>,
         metadata: Metadata,
     ) -> Self {
-        Self { name, key, entries, wraps: metadata.wraps }
+        Self { name, key, entries, wraps: metadata.wraps, sealed: metadata.modified }
+    }
+
+    /// The name by which messages tell of it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When the version was sealed that was opened; the epoch for a new one.
+    pub fn sealed(&self) -> Timestamp {
+        self.sealed
+    }
+
+    /// Encrypts a value for a key, or a comment for none.
+    pub(super) fn entry(&self, key: Option<&str>, value: Value) -> Result<Entry> {
+        let sealed = self.key.seal(value.expose(), &dotenv::context(key))?;
+        Ok(Entry { line: Line { key: key.map(str::to_owned), body: Body::Sealed(sealed) }, value })
     }
 
     /// The value of a secret; `None` when there is none, or it isn't encrypted.
@@ -69,20 +88,14 @@ impl OpenEnvironment {
     /// `InvalidInput` for a name that can't be one, and for a value that is empty, which nothing
     /// could vouch for, or holds NUL, which no environment can.
     pub fn set(&mut self, key: &str, value: Value) -> Result<bool> {
-        name::check(key)?;
-        if value.expose().is_empty() || value.expose().contains(&0) {
-            let message = format!("the value of {key} is empty or holds a zero byte");
-            return Err(Error::new(ErrorKind::InvalidInput, message));
-        }
+        check(key, &value)?;
         let place = self.entries.iter().position(|entry| entry.line.key.as_deref() == Some(key));
         if let Some(place) = place
             && self.entries[place].value == value
         {
             return Ok(false);
         }
-        let sealed = self.key.seal(value.expose(), &dotenv::context(Some(key)))?;
-        let line = Line { key: Some(key.to_owned()), body: Body::Sealed(sealed) };
-        let entry = Entry { line, value };
+        let entry = self.entry(Some(key), value)?;
         match place {
             Some(place) => self.entries[place] = entry,
             None => self.entries.push(entry),
@@ -113,10 +126,15 @@ impl OpenEnvironment {
         Ok(())
     }
 
+    /// Whether the file is encrypted to somebody who isn't among `recipients`.
+    pub fn has_stranger(&self, recipients: &[String]) -> bool {
+        self.wraps.iter().any(|wrap| !recipients.contains(&wrap.recipient.to_string()))
+    }
+
     /// Whether these are the recipients that the file is encrypted to already.
     pub fn is_sealed_to(&self, recipients: &[String]) -> bool {
         let present: Vec<_> = self.wraps.iter().map(|wrap| wrap.recipient.to_string()).collect();
-        present.iter().all(|recipient| recipients.contains(recipient))
+        !self.has_stranger(recipients)
             && recipients.iter().all(|recipient| present.contains(recipient))
     }
 
@@ -137,7 +155,8 @@ impl OpenEnvironment {
                 wraps.push(wrap::wrap(&self.key, recipient)?);
             }
         }
-        let modified = Timestamp::now();
+        // Where another's clock is ahead: time doesn't go backwards.
+        let modified = Timestamp::now().max(self.sealed);
         let mac = mac_of(&self.entries);
         let mac = self.key.seal(mac.as_bytes(), metadata::seconds(modified).as_bytes())?;
         let lines: Vec<_> = self.entries.iter().map(|entry| entry.line.clone()).collect();
@@ -182,6 +201,16 @@ impl OpenEnvironment {
             None => Ok(known),
         }
     }
+}
+
+/// Checks a secret that is about to be set.
+pub(super) fn check(key: &str, value: &Value) -> Result<()> {
+    name::check(key)?;
+    if value.expose().is_empty() || value.expose().contains(&0) {
+        let message = format!("the value of {key} is empty or holds a zero byte");
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! The `secrets/` directory: environment files as they are in the catalogue, in ciphertext.
+//!
+//! They can be written as `sops` does it: a file is kept back until it is whole, checked as far as
+//! it can be without a key, and published by compare-and-set when it is whole. Whatever isn't a
+//! whole encrypted file is refused.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,11 +12,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
-use super::{Attr, Entry, File, OpenMode, Tree};
-use crate::catalog::{Catalog, Environment, Kind, Project, Shown};
+use self::served::Served;
+use self::writing::{Writers, Writing};
+use super::{
+    Attr, Entry, File, FileType, NewNode, OpenMode, Opened, PageCache, RenameMode, SetAttr, Tree,
+    XattrMode,
+};
+use crate::catalog::{self, Catalog, Environment, Kind, Project, Role, Shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::TreePath;
+
+mod served;
+mod writing;
 
 /// What the name of each file ends in; `sops` chooses the format by it.
 const SUFFIX: &str = ".env";
@@ -24,12 +38,17 @@ const TTL: Duration = Duration::from_millis(500);
 pub struct SecretsTree {
     catalog: Catalog,
     project: Project,
+    /// How many files may still be opened to be written.
+    room: Arc<Semaphore>,
+    served: Arc<Served>,
+    writers: Arc<Writers>,
 }
 
 impl SecretsTree {
     /// Serves the environment files of `project` as the user of `catalog` may see them.
     pub fn new(catalog: Catalog, project: Project) -> Self {
-        Self { catalog, project }
+        let (room, served, writers) = (writing::room(), Arc::default(), Arc::default());
+        Self { catalog, project, room, served, writers }
     }
 
     async fn shown(&self) -> Result<Vec<Shown>> {
@@ -111,14 +130,124 @@ impl Tree for SecretsTree {
             return Err(Error::new(ErrorKind::IsADirectory, "secrets is a directory"));
         }
         let shown = self.find(path).await?;
-        if mode.writes() {
-            let message = format!("{path} can't be written through the mount");
-            return Err(Error::new(ErrorKind::ReadOnlyFilesystem, message)
-                .with_hint("`atelier secret set` changes it"));
-        }
         let environment = self.environment(&shown).await?;
-        Ok(Arc::new(Body { attr: attr_of(&environment), bytes: environment.body.into() }))
+        if !mode.writes() {
+            self.served.note(&environment);
+            return Ok(Arc::new(Body {
+                attr: attr_of(&environment),
+                bytes: environment.body.into(),
+            }));
+        }
+        if shown.added {
+            let message = format!("{path} belongs to {}", shown.resource.owner);
+            return Err(Error::new(ErrorKind::NotPermitted, message)
+                .with_hint("it can't be edited, only copied: `atelier secret copy`"));
+        }
+        let present = Some(&environment);
+        Ok(Writing::begin(self, &shown.name, present, mode.truncate, mode.append)?)
     }
+
+    /// Begins a new environment file, which is there once it is written and closed.
+    async fn create(&self, path: &TreePath, _new: NewNode, mode: OpenMode) -> Result<Opened> {
+        match self.find(path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => {
+                let message = format!("{path} is there already");
+                return other.and(Err(Error::new(ErrorKind::AlreadyExists, message)));
+            }
+        }
+        let name = new_name(path)?;
+        if self.catalog.role_on(&self.project).await? < Some(Role::Developer) {
+            let message = format!("{path} can't be made: it takes the role developer");
+            return Err(Error::new(ErrorKind::PermissionDenied, message));
+        }
+        let file = Writing::begin(self, name, None, false, mode.append)?;
+        Ok(Opened { attr: file.attr(), file })
+    }
+
+    async fn create_dir(&self, path: &TreePath, _new: NewNode) -> Result<Attr> {
+        Err(refused(path, "be no directory"))
+    }
+
+    async fn create_node(
+        &self,
+        path: &TreePath,
+        _new: NewNode,
+        _file_type: FileType,
+        _rdev: u64,
+    ) -> Result<Attr> {
+        Err(refused(path, "only be a regular file"))
+    }
+
+    async fn symlink(&self, path: &TreePath, _target: &[u8], _new: NewNode) -> Result<Attr> {
+        Err(refused(path, "be no symbolic link"))
+    }
+
+    async fn link(&self, path: &TreePath, _new_path: &TreePath) -> Result<Attr> {
+        Err(refused(path, "have no second name"))
+    }
+
+    async fn remove_file(&self, path: &TreePath) -> Result<()> {
+        self.find(path).await?;
+        Err(refused(path, "only be deleted by `atelier secret delete`"))
+    }
+
+    async fn remove_dir(&self, path: &TreePath) -> Result<()> {
+        self.find(path).await?;
+        Err(Error::new(ErrorKind::NotADirectory, format!("{path} isn't a directory")))
+    }
+
+    async fn rename(&self, from: &TreePath, _to: &TreePath, _mode: RenameMode) -> Result<()> {
+        self.find(from).await?;
+        Err(refused(from, "not be renamed"))
+    }
+
+    /// Empties a file that was just opened to be written, and nothing else: `open(2)` with
+    /// `O_TRUNC` comes as two requests, and the second doesn't say which open file is meant.
+    async fn set_attr(&self, path: &TreePath, changes: SetAttr) -> Result<Attr> {
+        let empties =
+            matches!(changes, SetAttr { size: Some(0), mode: None, uid: None, gid: None, .. });
+        let just_opened = new_name(path).ok().and_then(|name| self.writers.just_opened(name));
+        match just_opened.filter(|_| empties) {
+            Some(writing) => Ok(writing.empty()),
+            None => Err(refused(path, "only be written as a whole")),
+        }
+    }
+
+    async fn set_xattr(
+        &self,
+        path: &TreePath,
+        _name: &[u8],
+        _value: &[u8],
+        _mode: XattrMode,
+    ) -> Result<()> {
+        Err(refused(path, "have no attributes"))
+    }
+
+    async fn remove_xattr(&self, path: &TreePath, _name: &[u8]) -> Result<()> {
+        Err(refused(path, "have no attributes"))
+    }
+}
+
+/// The name of the environment file that a path would make.
+fn new_name(path: &TreePath) -> Result<&str> {
+    let mut names = path.names();
+    let name = names.next().filter(|_| names.next().is_none());
+    name.and_then(|name| str::from_utf8(name).ok()?.strip_suffix(SUFFIX))
+        .filter(|name| catalog::name::check_resource(Kind::Secret, name).is_ok())
+        .ok_or_else(|| refused(path, "not be the name of an environment file"))
+}
+
+/// What is said to whoever does with an environment file as with any other.
+fn refused(path: impl std::fmt::Display, what: &str) -> Error {
+    Error::new(ErrorKind::NotPermitted, format!("{path} can {what}"))
+        .with_hint("secrets/ holds encrypted files named NAME.env, and nothing else")
+}
+
+/// The part of `bytes` that a read of `len` at `offset` is given.
+fn clip(bytes: &[u8], offset: u64, len: usize) -> Range<usize> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    start..start.saturating_add(len).min(bytes.len())
 }
 
 /// An open environment file: the ciphertext as it was when it was opened.
@@ -130,13 +259,16 @@ struct Body {
 #[async_trait]
 impl File for Body {
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
-        let end = start.saturating_add(len).min(self.bytes.len());
-        Ok(self.bytes.slice(start..end))
+        Ok(self.bytes.slice(clip(&self.bytes, offset, len)))
     }
 
     async fn stat(&self) -> Result<Attr> {
         Ok(self.attr.clone())
+    }
+
+    /// Each open file is the version that was opened, so none may show the pages of another.
+    fn page_cache(&self) -> PageCache {
+        PageCache::Never
     }
 }
 

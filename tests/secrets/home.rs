@@ -11,14 +11,14 @@ use atelier::secret::reveal;
 use tempfile::TempDir;
 
 /// A home with a project `acme/pets/cats` and a user, ada.
-pub(super) struct Home {
+pub(crate) struct Home {
     dir: TempDir,
-    pub(super) catalog: Catalog,
-    pub(super) project: Project,
+    pub(crate) catalog: Catalog,
+    pub(crate) project: Project,
 }
 
 impl Home {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(&dir.path().join("home/catalog.db"), "ada").await.unwrap();
         catalog.create_organization("acme").await.unwrap();
@@ -31,7 +31,7 @@ impl Home {
     }
 
     /// Makes a user a Developer with an identity of his own.
-    pub(super) async fn member(&self, user: &str) -> Identities {
+    pub(crate) async fn member(&self, user: &str) -> Identities {
         let identities = Identities::load_or_create(&self.key_file(user)).unwrap();
         if user != "ada" {
             let on = Scope::Project(self.project.name.clone());
@@ -42,15 +42,15 @@ impl Home {
         identities
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub(super) fn key_file(&self, user: &str) -> PathBuf {
+    pub(crate) fn key_file(&self, user: &str) -> PathBuf {
         self.dir.path().join(user).join("keys.txt")
     }
 
-    pub(super) fn command(&self, user: &str, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, user: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_atelier"));
         command
             .args(args)
@@ -67,15 +67,15 @@ impl Home {
         command
     }
 
-    pub(super) fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command("ada", args).output().unwrap()
     }
 
-    pub(super) fn set(&self, key: &str, environment: &str, value: &[u8]) -> Output {
+    pub(crate) fn set(&self, key: &str, environment: &str, value: &[u8]) -> Output {
         self.set_as("ada", key, environment, value)
     }
 
-    pub(super) fn set_as(&self, user: &str, key: &str, environment: &str, value: &[u8]) -> Output {
+    pub(crate) fn set_as(&self, user: &str, key: &str, environment: &str, value: &[u8]) -> Output {
         let args = ["secret", "set", key, "--env", environment];
         let mut child = self
             .command(user, &args)
@@ -90,7 +90,7 @@ impl Home {
     }
 
     /// What shows on a terminal where ada runs a command and, after its prompt, types.
-    pub(super) fn on_terminal(&self, args: &str, prompt: &str, typed: &str) -> String {
+    pub(crate) fn on_terminal(&self, args: &str, prompt: &str, typed: &str) -> String {
         let typed_in = format!("{} {args}", env!("CARGO_BIN_EXE_atelier"));
         let model = self.command("ada", &[]);
         let mut child = Command::new("script")
@@ -118,38 +118,38 @@ impl Home {
     }
 
     /// Whether ada finds this value in an environment file.
-    pub(super) fn opens_to(&self, body: &[u8], key: &str, value: &str) -> bool {
+    pub(crate) fn opens_to(&self, body: &[u8], key: &str, value: &str) -> bool {
         let ada = Identities::load(&self.key_file("ada")).unwrap();
         reveal("test", body, &ada, key).is_ok_and(|found| found.expose() == value.as_bytes())
     }
 
-    pub(super) async fn body(&self, environment: &str) -> Vec<u8> {
+    pub(crate) async fn body(&self, environment: &str) -> Vec<u8> {
         self.catalog.environment(&self.project, environment).await.unwrap().body
     }
 
-    pub(super) async fn replace_body(&self, environment: &str, body: Vec<u8>) {
+    pub(crate) async fn replace_body(&self, environment: &str, body: Vec<u8>) {
         let found = self.catalog.environment(&self.project, environment).await.unwrap();
         let expected = Some(found.generation);
         self.catalog.put_environment(&self.project, environment, expected, body).await.unwrap();
     }
 }
 
-pub(super) fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub(super) fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[track_caller]
-pub(super) fn done(output: &Output) -> String {
+pub(crate) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", stderr(output));
     stdout(output)
 }
 
 #[track_caller]
-pub(super) fn refused(output: &Output, code: i32, why: &str) {
+pub(crate) fn refused(output: &Output, code: i32, why: &str) {
     assert_eq!(output.status.code(), Some(code), "{}", stderr(output));
     assert!(stderr(output).contains(why), "{}", stderr(output));
     assert_eq!(stdout(output), "");

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 
-use self::child::{Ended, Signals};
 use super::create::{name_skipped, previous, publish, watch};
 use super::init_code::InitCode;
 use super::require_developer;
 use crate::catalog::{Kind, NewResource, Project, Writer, name};
 use crate::chunk::Packs;
+use crate::cli::child::{self, Ended, Signals};
 use crate::cli::draft::Draft;
 use crate::cli::{Context, outcome, table};
 use crate::config::ByteCount;
@@ -23,8 +23,6 @@ use crate::snapshot::Capture;
 use crate::tree::local::LocalTree;
 use crate::tree::quota::QuotaTree;
 use crate::workspace::Workspace;
-
-mod child;
 
 /// The variable that tells the command where to write.
 const VARIABLE: &str = "ATELIER_DATASET";

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::object::s3::{Connection, Limits, S3Store};
 use crate::path::TreePath;
 use crate::snapshot::{Archive, Capture};
-use crate::workspace::Workspace;
+use crate::workspace::{Keys, Workspace};
 
 /// What is taken in, once it is known to be there.
 pub(super) enum Source {
@@ -43,12 +43,12 @@ impl Source {
             let BucketUrl { bucket, prefix, endpoint, region, path_style } = text.parse()?;
             let endpoint = endpoint.or_else(|| context.config.s3_endpoint.clone());
             let connection = Connection { bucket, prefix, endpoint, region, path_style, key: None };
-            return Self::objects(workspace, project, connection).await;
+            return Self::objects(workspace, Keys::Of(project), connection).await;
         }
         if let Some(place) = text.strip_prefix("s3/") {
             let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
             match workspace.catalog.shown(project, Kind::S3, name).await {
-                Ok(shown) => return Self::connected(workspace, project, shown, prefix).await,
+                Ok(shown) => return Self::connected(workspace, shown, prefix).await,
                 // There may be a directory of that name.
                 Err(error) if error.kind() == ErrorKind::NotFound && Path::new(text).exists() => {}
                 Err(error) => return Err(error),
@@ -63,13 +63,8 @@ impl Source {
     }
 
     /// What is below a prefix of one of the project's connections.
-    async fn connected(
-        workspace: &Workspace,
-        project: &Project,
-        shown: Shown,
-        prefix: &str,
-    ) -> Result<Self> {
-        let Shown { name, active, added, resource } = shown;
+    async fn connected(workspace: &Workspace, shown: Shown, prefix: &str) -> Result<Self> {
+        let Shown { name, active, resource, .. } = shown;
         if !active {
             let message = format!("the s3 connection {name} is inactive");
             return Err(Error::new(ErrorKind::PermissionDenied, message)
@@ -77,19 +72,15 @@ impl Source {
         }
         let mut connection = Connection::from_spec(&resource.spec)?.checked()?;
         connection.prefix.push_str(prefix);
-        if added {
-            let owner = workspace.catalog.project_by_id(&resource.project).await?;
-            return Self::objects(workspace, &owner, connection).await;
-        }
-        Self::objects(workspace, project, connection).await
+        Self::objects(workspace, Keys::Behind(&resource), connection).await
     }
 
     async fn objects(
         workspace: &Workspace,
-        owner: &Project,
+        keys: Keys<'_>,
         connection: Connection,
     ) -> Result<Self> {
-        let store = workspace.bucket(owner, connection, Limits::default()).await?;
+        let store = workspace.bucket(keys, connection, Limits::default()).await?;
         store.probe().await?;
         Ok(Self::Objects(store))
     }

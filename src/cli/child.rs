@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use crate::cli::{outcome, shield};
+use super::{outcome, shield};
 use crate::error::{IoContext as _, Result};
 
 /// How a command ended.
