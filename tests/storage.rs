@@ -443,7 +443,8 @@ fn a_full_disk_hides_no_change_from_the_next_checkpoint() {
     let home = Home::empty();
     fs::create_dir_all(home.atelier()).unwrap();
     let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("tmpfs", home.atelier(), "tmpfs", flags, Some(c"size=24m")).unwrap();
+    rustix::mount::mount("tmpfs", home.atelier(), "tmpfs", flags, Some(c"size=24m,mode=700"))
+        .unwrap();
     let mounted = SmallDisk(home.atelier());
     home.ok(["init"]);
     home.make_project();

@@ -11,7 +11,8 @@ impl Small {
     fn new() -> Self {
         let home = Home::empty();
         fs::create_dir_all(home.atelier()).unwrap();
-        mount("tmpfs", home.atelier(), "tmpfs", MountFlags::empty(), Some(c"size=24m")).unwrap();
+        mount("tmpfs", home.atelier(), "tmpfs", MountFlags::empty(), Some(c"size=24m,mode=700"))
+            .unwrap();
         let small = Self(home);
         small.0.ok(["init"]);
         small.0.make_project();
