@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many packs may be on their way to the store: with the one that fills, this bounds memory.
 const UPLOADS: usize = 2;
 
+/// The name of a pack that is stored, and its buffer if nobody else has it.
+type Uploaded = (Id, Option<BytesMut>);
+
 /// Writes frames into packs, from a thread that may block.
 pub struct PackWriter {
     packs: Packs,
@@ -20,7 +23,7 @@ pub struct PackWriter {
     target_len: usize,
     runtime: Handle,
     open: Builder,
-    uploads: VecDeque<JoinHandle<Result<(Id, Option<BytesMut>)>>>,
+    uploads: VecDeque<JoinHandle<Result<Uploaded>>>,
     /// The buffer of a pack that is stored: the kernel takes its time to give memory to another.
     spare: Option<BytesMut>,
     durable: Vec<Id>,

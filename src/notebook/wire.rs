@@ -156,7 +156,7 @@ mod tests {
         greeting[..10].copy_from_slice(b"\xff\0\0\0\0\0\0\0\x01\x7f");
         greeting[10..12].copy_from_slice(&[3, 1]);
         greeting[12..16].copy_from_slice(b"NULL");
-        greeting.extend(b"\x04\x1a\x05READY\x0bSocket-Type\0\0\0\x06ROUTER");
+        greeting.extend(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06ROUTER");
         greeting
     }
 

@@ -202,16 +202,21 @@ impl Tree for SecretsTree {
         Err(refused(from, "not be renamed"))
     }
 
-    /// Empties a file that was just opened to be written, and nothing else: `open(2)` with
-    /// `O_TRUNC` comes as two requests, and the second doesn't say which open file is meant.
+    /// Empties what was just opened to be written, and nothing else: `open(2)` with `O_TRUNC` comes
+    /// as two requests, and the second doesn't say which open file is meant. So all of them are
+    /// emptied, as they were on any disk: one that isn't would publish at its close only.
     async fn set_attr(&self, path: &TreePath, changes: SetAttr) -> Result<Attr> {
         let empties =
             matches!(changes, SetAttr { size: Some(0), mode: None, uid: None, gid: None, .. });
-        let just_opened = new_name(path).ok().and_then(|name| self.writers.just_opened(name));
-        match just_opened.filter(|_| empties) {
-            Some(writing) => Ok(writing.empty()),
-            None => Err(refused(path, "only be written as a whole")),
+        let just_opened = match new_name(path) {
+            Ok(name) if empties => self.writers.just_opened(name),
+            _ => Vec::new(),
+        };
+        let mut emptied = None;
+        for writing in just_opened {
+            emptied = Some(writing.empty());
         }
+        emptied.ok_or_else(|| refused(path, "only be written as a whole"))
     }
 
     async fn set_xattr(

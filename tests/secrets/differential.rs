@@ -93,7 +93,7 @@ fn mutated(text: &str, numbers: &mut Numbers) -> Vec<u8> {
             7 => line.truncate(place),
             8 => line.push_str(token),
             9 => line.insert_str(0, token),
-            10 => *line = line.replace("=", token),
+            10 => *line = line.replace('=', token),
             _ => *line = line.to_lowercase(),
         }
     }

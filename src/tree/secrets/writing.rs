@@ -27,11 +27,11 @@ pub(super) fn room() -> Arc<Semaphore> {
 pub(super) struct Writers(Mutex<Vec<Weak<Writing>>>);
 
 impl Writers {
-    /// The file of this name that was opened last and that nobody has written to yet.
-    pub(super) fn just_opened(&self, name: &str) -> Option<Arc<Writing>> {
+    /// The open files of this name that nobody has written to yet.
+    pub(super) fn just_opened(&self, name: &str) -> Vec<Arc<Writing>> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut open = all.iter().rev().filter_map(Weak::upgrade);
-        open.find(|writing| writing.name == name && writing.state().changes == 0)
+        let open = all.iter().filter_map(Weak::upgrade);
+        open.filter(|writing| writing.name == name && !writing.state().written).collect()
     }
 
     fn add(&self, writing: &Arc<Writing>) {
@@ -67,6 +67,8 @@ struct State {
     from_start: bool,
     /// Whether it was emptied on purpose after it was opened.
     emptied: bool,
+    /// Whether anything was written to it.
+    written: bool,
     /// Counts changes, to tell whether there were any while it was published.
     changes: u64,
     /// Up to which of them everything is published.
@@ -92,6 +94,7 @@ impl Writing {
             generation: present.map(|present| present.generation),
             from_start: kept.is_none(),
             emptied: false,
+            written: false,
             changes: u64::from(truncate),
             published: 0,
         };
@@ -108,12 +111,15 @@ impl Writing {
         Ok(writing)
     }
 
-    /// Drops what was there when it was opened: it is written from its start on.
+    /// Drops what was there when it was opened, unless somebody has written since: it is written
+    /// from its start on.
     pub(super) fn empty(&self) -> Attr {
         let mut state = self.state();
-        state.draft = Draft::new(&self.name, b"");
-        state.from_start = true;
-        state.changes += 1;
+        if !state.written {
+            state.draft = Draft::new(&self.name, b"");
+            state.from_start = true;
+            state.changes += 1;
+        }
         drop(state);
         self.attr()
     }
@@ -199,6 +205,7 @@ impl File for Writing {
         let whole = {
             let mut state = self.state();
             let end = state.draft.bytes().len() as u64;
+            state.written = true;
             state.draft.write(if self.append { end } else { offset }, bytes)?;
             state.changes += 1;
             // As `sops` writes it, the last line is whole.
