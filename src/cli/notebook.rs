@@ -1,12 +1,12 @@
 //! `atelier notebook`: the magics that notebooks have checkpoints and secrets by.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Context, table};
+use super::{Context, shield, table};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::notebook::extension::{INSTALL, modules};
 
@@ -35,11 +35,12 @@ impl Notebook {
             "modules": Value::Object(modules(&program)),
         });
         let shown = python.display();
-        let output = Command::new(&python)
-            .args(["-c", INSTALL, &wanted.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
+        let mut install = Command::new(&python);
+        install.args(["-c", INSTALL, &wanted.to_string()]);
+        install.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        // Whoever else uses that Python reads what is installed there.
+        let output = shield::lowered(|| install.spawn())?
+            .and_then(Child::wait_with_output)
             .context(|| format!("{shown} can't be started"))?;
         if !output.status.success() {
             return Err(Error::new(

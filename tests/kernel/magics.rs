@@ -1,6 +1,7 @@
 //! The magics, in a kernel that has the extension.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -123,9 +124,11 @@ fn the_extension_is_a_package_of_the_python_that_runs_kernels() {
                 s = S.instance(); s.run_line_magic('load_ext', 'atelier')\n\
                 import atelier.installed; print(atelier.installed.PROGRAM)";
     assert_eq!(run(&["-c", load]).trim(), env!("CARGO_BIN_EXE_atelier"));
+    let module = Path::new(&packages(&own)).join("atelier/__init__.py");
+    let mode = fs::metadata(&module).unwrap().permissions().mode();
+    assert_eq!(mode & 0o444, 0o444, "other users of that Python read it, too");
     run(&["-m", "pip", "uninstall", "--yes", "--quiet", "atelier-notebook"]);
-    let gone = "import importlib.util as u; print(u.find_spec('atelier'))";
-    assert_eq!(run(&["-c", gone]).trim(), "None");
+    assert!(!module.exists());
     let refused = home.fails(["notebook", "install", "--python", "/nowhere/python"]);
     assert!(refused.contains("/nowhere/python can't be started"), "{refused}");
 }

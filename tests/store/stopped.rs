@@ -98,14 +98,15 @@ fn a_writer_that_slept_through_two_collections_is_right_or_does_it_again() {
         thread::sleep(Duration::from_millis(delay));
         let process = Pid::from_child(&child);
         // Whoever is stopped in the middle of a change of the catalogue keeps all others waiting.
-        loop {
+        for attempt in 1.. {
             kill_process(process, Signal::STOP).unwrap();
             thread::sleep(Duration::from_millis(2100));
             if collects_soon(&home) && collects_soon(&home) {
                 break;
             }
             kill_process(process, Signal::CONT).unwrap();
-            thread::sleep(Duration::from_millis(3));
+            // Longer each time: a change may take as long as the disk takes to make it durable.
+            thread::sleep(Duration::from_millis(5 * attempt));
         }
         kill_process(process, Signal::CONT).unwrap();
         let ended = child.wait_with_output().unwrap();
