@@ -69,18 +69,8 @@ impl Catalog {
         quota_gib: Option<u32>,
     ) -> Result<Project> {
         check_quota(quota_gib)?;
-        let mut db = self.write().await?;
-        let project = self.find_project(&mut db, name, Role::Editor).await?;
-        sqlx::query("UPDATE project SET quota_gib = $2, modified = $3 WHERE id = $1")
-            .bind(project.id.as_str())
-            .bind(quota_gib.map(i64::from))
-            .bind(now())
-            .execute(&mut *db)
-            .await
-            .map_err(failed)?;
-        let changed = self.find_project(&mut db, name, Role::Viewer).await?;
-        commit(db).await?;
-        Ok(changed)
+        let set = "UPDATE project SET quota_gib = $2, modified = $3 WHERE id = $1";
+        self.set_limit(name, set, quota_gib).await
     }
 
     /// Keeps the files of a project out of its checkpoints while they have more, or with `None`
@@ -93,11 +83,22 @@ impl Catalog {
         name: &ProjectName,
         checkpoint_gib: Option<u32>,
     ) -> Result<Project> {
+        let set = "UPDATE project SET checkpoint_gib = $2, modified = $3 WHERE id = $1";
+        self.set_limit(name, set, checkpoint_gib).await
+    }
+
+    /// Sets a limit by a statement that takes the project's id, the limit and the time.
+    async fn set_limit(
+        &self,
+        name: &ProjectName,
+        set: &'static str,
+        gib: Option<u32>,
+    ) -> Result<Project> {
         let mut db = self.write().await?;
         let project = self.find_project(&mut db, name, Role::Editor).await?;
-        sqlx::query("UPDATE project SET checkpoint_gib = $2, modified = $3 WHERE id = $1")
+        sqlx::query(set)
             .bind(project.id.as_str())
-            .bind(checkpoint_gib.map(i64::from))
+            .bind(gib.map(i64::from))
             .bind(now())
             .execute(&mut *db)
             .await

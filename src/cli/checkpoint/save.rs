@@ -1,10 +1,9 @@
 //! Saves a notebook and the project's files as one version.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use indicatif::HumanBytes;
 use jiff::Timestamp;
@@ -22,8 +21,11 @@ use crate::snapshot::diff::{Difference, diff};
 use crate::snapshot::{Capture, Captured, Changes, Depth, Skipped, Total, Version};
 use crate::tree::local::LocalTree;
 use crate::tree::tracked::{Journal, Known, Mark, Since};
-use crate::tree::{NewNode, OpenMode, Owner, RenameMode, Tree};
 use crate::workspace::Workspace;
+
+mod notebook;
+
+pub(super) use self::notebook::Saved;
 
 /// How many of the files that were left out are named one by one.
 const NAMED: usize = 10;
@@ -52,15 +54,6 @@ pub(super) struct Draft<'a> {
     pub(super) of: Option<String>,
     /// The checkpoint that is about to be applied.
     pub(super) before: Option<String>,
-}
-
-/// A notebook's file.
-pub(super) struct Saved {
-    /// Below the project.
-    path: String,
-    bytes: Bytes,
-    /// None where it isn't in order, which matters only to who wants to save it.
-    notebook: Option<Notebook>,
 }
 
 /// A checkpoint that is in the store, but not in the catalogue yet.
@@ -120,87 +113,6 @@ impl<'a> Saver<'a> {
     /// The same, looking at every file for what was changed behind the mount's back.
     pub(super) fn rescan(self, rescan: bool) -> Self {
         Self { rescan, ..self }
-    }
-
-    /// Reads the notebook that is to be saved.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a path outside `files/` and for what isn't a notebook; `NotFound`.
-    pub(super) async fn notebook(&self, path: &str) -> Result<Saved> {
-        let (bytes, name) = (self.read(path).await?, &self.project.name);
-        let bytes = bytes.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("project {name} has no notebook {path}"))
-        })?;
-        let notebook = Notebook::parse(path, &bytes)?;
-        Ok(Saved { path: path.to_owned(), bytes, notebook: Some(notebook) })
-    }
-
-    /// Like [`notebook`](Self::notebook), but takes it as it is; `None` when it is gone.
-    pub(super) async fn notebook_as_it_is(&self, path: &str) -> Result<Option<Saved>> {
-        let bytes = match self.read(path).await {
-            // Whatever has taken its name is among the files.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => None,
-            other => other?,
-        };
-        Ok(bytes.map(|bytes| Saved {
-            path: path.to_owned(),
-            notebook: Notebook::parse(path, &bytes).ok(),
-            bytes,
-        }))
-    }
-
-    /// Makes the notebook what it was, in one step, in the mount at `live` if there is one.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub(super) async fn write_notebook(
-        &self,
-        path: &str,
-        bytes: &[u8],
-        live: Option<&Path>,
-    ) -> Result<()> {
-        let below = below_files(path)?;
-        let directory = below.parent().unwrap_or_else(TreePath::root);
-        let draft = directory.join(format!(".atelier-{}", std::process::id()))?;
-        let mut changes = Changes::default();
-        for path in [&below, &draft] {
-            changes.add(path.clone(), Depth::Entry);
-        }
-        // Behind no mount it has to be noted here what may change.
-        let (tree, _marks) = match live {
-            Some(live) => (&LocalTree::open(live)?, Vec::new()),
-            None => (&self.tree, self.mark(Some(&changes))?),
-        };
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let new = NewNode { mode: 0o644, owner: Owner { uid, gid } };
-        let mode = OpenMode { write: true, ..OpenMode::default() };
-        let file = tree.create(&draft, new, mode).await?.file;
-        let written = async {
-            file.write_at(0, bytes).await?;
-            file.sync(false).await?;
-            tree.rename(&draft, &below, RenameMode::Replace).await
-        };
-        if let Err(error) = written.await {
-            // What is left of it says less than the error.
-            let _ = tree.remove_file(&draft).await;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    async fn read(&self, path: &str) -> Result<Option<Bytes>> {
-        let invalid = |what: String| Error::new(ErrorKind::InvalidInput, what);
-        let below = below_files(path)?;
-        match self.tree.open(&below, OpenMode::READ).await {
-            Ok(file) => file.read_at(0, usize::MAX).await.map(Some),
-            Err(error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
-                ErrorKind::IsADirectory => Err(invalid(format!("{path} is a directory"))),
-                ErrorKind::FilesystemLoop => Err(invalid(format!("{path} is a symbolic link"))
-                    .with_hint("name the notebook itself")),
-                _ => Err(error),
-            },
-        }
     }
 
     /// Notes what may change among the files while what is returned is there; everything, where
@@ -420,17 +332,6 @@ fn below(paths: &[TreePath], directory: &str) -> Vec<TreePath> {
         (first == directory.as_bytes()).then_some(rest)
     };
     paths.iter().filter_map(inside).collect()
-}
-
-/// The path of a notebook below the project's storage.
-fn below_files(path: &str) -> Result<TreePath> {
-    let below = TreePath::parse(path).ok().and_then(|path| path.split_first());
-    let below = below.filter(|(first, rest)| *first == "files" && !rest.is_root());
-    below.map(|(_, rest)| rest).ok_or_else(|| {
-        let message = format!("notebook \"{path}\" isn't in the project's files/");
-        Error::new(ErrorKind::InvalidInput, message)
-            .with_hint("name it as the project shows it, such as files/train.ipynb")
-    })
 }
 
 /// Takes in the values of variables, too.

@@ -56,10 +56,9 @@ impl Gone {
         for (from, to) in ranges {
             match merged.last_mut() {
                 Some((_, None)) => break,
-                Some((_, Some(end))) if from <= *end => match to {
-                    Some(to) => *end = to.max(std::mem::take(end)),
-                    None => merged.last_mut().expect("there is one").1 = None,
-                },
+                Some((_, last)) if last.as_ref().is_some_and(|end| from <= *end) => {
+                    *last = last.take().zip(to).map(|(end, to)| end.max(to));
+                }
                 _ => merged.push((from, to)),
             }
         }
