@@ -2,18 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
 use fuser::{INodeNo, Notifier};
 use tokio::runtime::Handle;
 
+use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::vfs::frozen::Frozen;
 use crate::vfs::frozen::push::{Pushes, Read};
 
 /// How many requests are noted at most: what comes while that many wait is passed over.
-const NOTED: usize = 64;
+const NOTED: usize = 256;
 
 /// Gives bytes to the kernel, as soon as the session can.
 pub(super) struct Pusher {
@@ -38,12 +39,37 @@ impl Pusher {
                     tracing::debug!(ino, %error, "the kernel took no bytes");
                 }
             };
-            for read in reads {
-                if let Err(error) = runtime.block_on(pushes.note(read, &store)) {
-                    tracing::debug!(?error, "nothing was given to the kernel");
+            while let Some(noted) = next(&reads, pushes.is_waiting()) {
+                // All that was noted first, so that the disk reads for much of it at once.
+                for read in noted {
+                    said(runtime.block_on(pushes.note(read)));
                 }
+                said(runtime.block_on(pushes.give(&store)));
             }
         };
         thread::Builder::new().name("push".into()).spawn(work).map(|_| ())
+    }
+}
+
+/// What was noted since it was last asked, which is waited for if there is nothing else to do;
+/// `None` when nobody is left who notes anything.
+fn next(reads: &Receiver<Read>, busy: bool) -> Option<Vec<Read>> {
+    let mut noted = Vec::new();
+    if !busy {
+        noted.push(reads.recv().ok()?);
+    }
+    while noted.len() < NOTED {
+        match reads.try_recv() {
+            Ok(read) => noted.push(read),
+            Err(TryRecvError::Empty) => break,
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
+    Some(noted)
+}
+
+fn said(done: Result<()>) {
+    if let Err(error) = done {
+        tracing::debug!(?error, "nothing was given to the kernel");
     }
 }

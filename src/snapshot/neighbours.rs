@@ -15,16 +15,15 @@ impl Version {
         self.totals().bytes <= self.packs().room_in_memory() / 2
     }
 
-    /// Hands out the whole bytes of the small files among these numbers, which follow each other
-    /// in the store as well.
+    /// The small files among these numbers, which follow each other in the store as well: a disk
+    /// begins to read all of them.
     ///
     /// # Errors
     /// `Damaged`; those of the store.
-    pub async fn small_files(
+    pub async fn expect_small_files(
         &self,
         numbers: impl IntoIterator<Item = u64>,
-        mut each: impl FnMut(u64, &Bytes) + Send,
-    ) -> Result<()> {
+    ) -> Result<Vec<(u64, Content)>> {
         let mut files = Vec::new();
         for number in numbers {
             let Some((page, at)) = self.page_of(number).await? else { continue };
@@ -35,7 +34,6 @@ impl Version {
                 _ => {}
             }
         }
-        // The disk reads all of them while the first is checked.
         let mut places: Vec<(_, Range<u64>)> = Vec::new();
         for (_, content) in &files {
             let Content::Frame { pack, place, .. } = content else { continue };
@@ -49,11 +47,7 @@ impl Version {
         for (pack, range) in places {
             self.packs().expect_reads(&pack, range)?;
         }
-        for (number, content) in files {
-            let bytes = self.read_content(&content, 0..content.len()).await?;
-            each(number, &bytes);
-        }
-        Ok(())
+        Ok(files)
     }
 
     /// The chunk of a large file that has the byte at `offset`, and where it begins.

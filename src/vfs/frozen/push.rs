@@ -6,19 +6,20 @@
 //! It is work for a thread of its own: it may have to wait for a request that is under way.
 //! Nothing depends on it, and it ends where memory is short or the kernel asks nevertheless.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use super::{Frozen, Node, by_number};
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::snapshot::{Content, Version};
 
-/// How many entries that follow each other are given together.
+/// How many entries that follow each other are given together: the bits of a word.
 const GROUP: u64 = 32;
+
+/// For so much the disk reads ahead at most of what is given, in groups or chunks.
+const MOST_WAITING: usize = 64;
 
 /// After so many requests with less than [`PAUSE`] between them more are to be expected.
 const MANY: u32 = 32;
@@ -38,7 +39,7 @@ const LATE: Duration = Duration::from_millis(100);
 /// How long nothing is given then.
 const REST: Duration = Duration::from_mins(1);
 
-/// Of how many groups it is known that they were given: those of two million entries.
+/// Of how many groups it is known what was read and given: those of two million entries.
 const GROUPS: usize = 1 << 16;
 
 /// The pages of the kernel's memory, in bytes: only whole ones can be given.
@@ -61,8 +62,10 @@ pub struct Read {
 pub struct Pushes {
     frozen: Arc<Frozen>,
     metrics: Arc<Metrics>,
-    /// The groups of small files that were given, and when.
-    given: HashMap<u64, Instant>,
+    /// What is known of groups of small files.
+    groups: HashMap<u64, Group>,
+    /// What is to be given, the first to be expected first.
+    waiting: VecDeque<Gift>,
     /// How many requests came, and when the last did.
     many: u32,
     last: Instant,
@@ -73,6 +76,24 @@ pub struct Pushes {
     looked: Instant,
 }
 
+/// A group of small files.
+#[derive(Default)]
+struct Group {
+    /// Which of them the kernel has asked for, as bits.
+    asked: u32,
+    /// Whether the others wait to be given, or were.
+    chosen: bool,
+    given: Option<Instant>,
+}
+
+/// What is to be given.
+enum Gift {
+    /// The small files of a group, whose version begins at a number.
+    Group { group: u64, first: u64, version: Version, files: Vec<(u64, Content)> },
+    /// The rest of the chunks in which a read begins and ends.
+    Chunks { read: Read, number: u64, version: Version },
+}
+
 impl Pushes {
     /// Decides for those who read these versions.
     pub fn new(frozen: Arc<Frozen>, metrics: Arc<Metrics>) -> Self {
@@ -80,7 +101,8 @@ impl Pushes {
         Self {
             frozen,
             metrics,
-            given: HashMap::new(),
+            groups: HashMap::new(),
+            waiting: VecDeque::new(),
             many: 0,
             last: now,
             in_vain: 0,
@@ -90,16 +112,16 @@ impl Pushes {
         }
     }
 
-    /// Notes a request, and gives by `store` what is likely to be asked for next: an inode number,
-    /// an offset and the bytes.
+    /// Whether there is something to [`give`](Self::give).
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Notes a request, and has the disk read what is likely to be asked for next.
     ///
     /// # Errors
-    /// Those of reading it; they concern nobody.
-    pub async fn note(
-        &mut self,
-        read: Read,
-        store: &(dyn Fn(u64, u64, &[u8]) + Sync),
-    ) -> Result<()> {
+    /// Those of reading what there is; they concern nobody.
+    pub async fn note(&mut self, read: Read) -> Result<()> {
         let now = read.at;
         self.many =
             if now.saturating_duration_since(self.last) < PAUSE { self.many + 1 } else { 0 };
@@ -116,47 +138,68 @@ impl Pushes {
         }
         match version.numbered(number).await?.entry.content {
             Content::Frame { .. } if read.offset == 0 => {
-                self.give_group(read, slot.first, version, store).await
+                self.choose_group(read, slot.first, version).await?;
             }
-            Content::Runs { .. } if read.len < LONG => {
-                self.give_chunks(read, number, version, store).await
+            Content::Runs { .. } if read.len < LONG && self.waiting.len() < MOST_WAITING => {
+                let version = version.clone();
+                self.waiting.push_back(Gift::Chunks { read, number, version });
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives what has waited longest by `store`: an inode number, an offset and the bytes.
+    ///
+    /// # Errors
+    /// Those of reading it; they concern nobody.
+    pub async fn give(&mut self, store: &(dyn Fn(u64, u64, &[u8]) + Sync)) -> Result<()> {
+        match self.waiting.pop_front() {
+            Some(Gift::Group { group, first, version, files }) => {
+                let asked = self.groups.get(&group).map_or(0, |group| group.asked);
+                for (number, content) in files {
+                    let ino = first | number;
+                    if asked & bit(ino) == 0 {
+                        let bytes = version.read_content(&content, 0..content.len()).await?;
+                        self.metrics.bytes_pushed.add(bytes.len() as u64);
+                        store(ino, 0, &bytes);
+                    }
+                }
+                self.groups.entry(group).or_default().given = Some(Instant::now());
+                Ok(())
+            }
+            Some(Gift::Chunks { read, number, version }) => {
+                self.give_chunks(read, number, &version, store).await
+            }
+            None => Ok(()),
         }
     }
 
-    /// Gives the small files beside one.
-    async fn give_group(
-        &mut self,
-        read: Read,
-        first: u64,
-        version: &Version,
-        store: &(dyn Fn(u64, u64, &[u8]) + Sync),
-    ) -> Result<()> {
-        if self.given.len() >= GROUPS {
-            self.given.clear();
+    /// Chooses the small files beside one.
+    async fn choose_group(&mut self, read: Read, first: u64, version: &Version) -> Result<()> {
+        if self.groups.len() >= GROUPS {
+            self.groups.clear();
         }
-        let group = read.ino / GROUP;
-        if let Some(given) = self.given.get(&group) {
-            self.in_vain += u32::from(read.at > *given + LATE);
+        let number = read.ino / GROUP;
+        let group = self.groups.entry(number).or_default();
+        group.asked |= bit(read.ino);
+        if let Some(given) = group.given {
+            self.in_vain += u32::from(read.at > given + LATE);
             if self.in_vain >= IN_VAIN {
                 self.rests_until = Some(read.at + REST);
                 self.in_vain = 0;
-                self.given.clear();
+                self.groups.clear();
             }
-            return Ok(());
+        } else if !group.chosen && self.waiting.len() < MOST_WAITING {
+            group.chosen = true;
+            let inos = number * GROUP..(number + 1) * GROUP;
+            let numbers =
+                inos.filter(|other| *other != read.ino && *other > first).map(|ino| ino ^ first);
+            let files = version.expect_small_files(numbers).await?;
+            let version = version.clone();
+            self.waiting.push_back(Gift::Group { group: number, first, version, files });
         }
-        let inos = group * GROUP..(group + 1) * GROUP;
-        let numbers =
-            inos.filter(|other| *other != read.ino && *other > first).map(|ino| ino ^ first);
-        let metrics = self.metrics.clone();
-        let give = |number: u64, bytes: &Bytes| {
-            metrics.bytes_pushed.add(bytes.len() as u64);
-            store(first | number, 0, bytes);
-        };
-        let given = version.small_files(numbers, give).await;
-        self.given.insert(group, Instant::now());
-        given
+        Ok(())
     }
 
     /// Gives the rest of the chunks in which a read begins and ends.
@@ -192,4 +235,9 @@ impl Pushes {
         }
         *self.fits.entry(slot).or_insert_with(|| version.fits_in_memory())
     }
+}
+
+/// The bit of an inode number in its group.
+fn bit(ino: u64) -> u32 {
+    1 << (ino % GROUP)
 }
