@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use atelier::cache::ObjectVersion;
 use atelier::cache::disk::{CacheDir, DiskCache, GRANULE};
+use atelier::cache::{BlockCache, LONGEST_RUN, ObjectVersion, Source};
 use atelier::config::CacheSize;
 use atelier::error::ErrorKind;
 use atelier::metrics::Metrics;
-use atelier::object::ETag;
+use atelier::object::memory::MemoryStore;
+use atelier::object::{ETag, ObjectStore as _, PutMode};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -163,6 +164,35 @@ fn what_may_be_another_users_is_not_used() {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
         assert_eq!(open().unwrap_err().kind(), ErrorKind::PermissionDenied);
     }
+}
+
+#[test]
+fn what_others_hold_is_written_if_they_hold_it_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path());
+    let large = version("large", 1, 3 * MIB);
+    let held = bytes(&large, 0..MIB);
+    cache.offer_later(&large, 0, move || Some(held));
+    cache.offer_later(&large, MIB, || None);
+    cache.drain();
+    assert_eq!(found(&cache, &large, 0..large.size), MIB);
+}
+
+#[tokio::test]
+async fn what_comes_faster_than_the_disk_writes_is_kept_as_far_as_it_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = version("large", 1, 192 * MIB);
+    let store = Arc::new(MemoryStore::new());
+    store.put("large", bytes(&large, 0..large.size), PutMode::Overwrite).await.unwrap();
+    let version =
+        ObjectVersion { etag: store.head("large").await.unwrap().etag, ..(*large).clone() };
+    let version = Arc::new(version);
+    let source = Source { store, key: "large".into(), version: version.clone() };
+    let blocks = BlockCache::over(Some(cache(dir.path())), 512 * MIB, Arc::default());
+    let all = blocks.request(&Arc::new(source), 0..large.size, &[], LONGEST_RUN);
+    all.settled().await;
+    blocks.settle();
+    assert!(blocks.is_below(&version, 0..large.size));
 }
 
 #[test]

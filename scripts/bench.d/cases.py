@@ -64,6 +64,7 @@ CASES = {
         by_sdk("small", readers=8),
         near=(2, "peers"),
         far=(3, "peers"),
+        patience=6,
     ),
     "ordered": Case(
         "small files in order, 1 reader",
@@ -72,6 +73,7 @@ CASES = {
         ("epoch",),
         by_sdk("small", readers=1),
         far=(15, "peers"),
+        patience=6,
     ),
     "walk": Case(
         "walk with attributes",

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::disk::DiskCache;
+use super::disk::{DiskCache, Offered};
+use super::piece::Piece;
 use super::{BlockCache, LONGEST_RUN, ObjectVersion, Shared, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::object::Brought;
@@ -107,9 +108,21 @@ impl Shared {
     }
 
     /// Leaves on disk what was fetched.
-    pub(super) fn keep_below(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: &Bytes) {
+    pub(super) fn keep_below(
+        &self,
+        version: &Arc<ObjectVersion>,
+        offset: u64,
+        bytes: &Bytes,
+    ) -> Offered {
+        let offer = |disk: &DiskCache| disk.offer(version, offset, bytes.clone());
+        self.disk.as_ref().map_or(Offered::Refused, offer)
+    }
+
+    /// Leaves on disk what a piece holds if it is still in memory when there is time for it.
+    pub(super) fn keep_below_later(&self, version: &Arc<ObjectVersion>, piece: &Arc<Piece>) {
         if let Some(disk) = &self.disk {
-            disk.offer(version, offset, bytes.clone());
+            let (bytes, piece) = (piece.bytes.clone(), Arc::downgrade(piece));
+            disk.offer_later(version, bytes.start, move || piece.upgrade()?.slice(&bytes));
         }
     }
 }

@@ -22,7 +22,7 @@ use rustix::fs::Access;
 use self::layout::{Entry, Layout};
 use self::room::Room;
 use self::stored::{Opened, Stored};
-use self::writer::{Job, Queue};
+use self::writer::{Held, Job, Queue};
 use super::ObjectVersion;
 use crate::config::CacheSize;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
@@ -53,6 +53,17 @@ const LEAST_CHECKED: u64 = 1 << 20;
 /// Of an object that doesn't fit, some of the parts of this size are kept; a small cache has
 /// smaller ones.
 const LARGEST_PART: u64 = 8 << 20;
+
+/// What becomes of bytes that were offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// They will be written, unless the disk is full.
+    Taken,
+    /// There is no time for them now.
+    Busy,
+    /// They aren't kept.
+    Refused,
+}
 
 /// A directory of blocks.
 #[derive(Debug)]
@@ -159,10 +170,26 @@ impl DiskCache {
 
     /// Keeps `bytes` of a version, which begin at a multiple of [`GRANULE`], if there is time and
     /// room for it. Never waits.
-    pub fn offer(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Bytes) {
-        if self.shared.takes() && self.keeps(version, offset) {
-            self.shared.queue.offer(Job { version: version.clone(), offset, bytes });
+    pub fn offer(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Bytes) -> Offered {
+        self.add(version, offset, Held::Here(bytes))
+    }
+
+    /// Keeps what `find` gives when there is time, as [`offer`](Self::offer) keeps bytes.
+    pub fn offer_later(
+        &self,
+        version: &Arc<ObjectVersion>,
+        offset: u64,
+        find: impl FnOnce() -> Option<Bytes> + Send + 'static,
+    ) {
+        self.add(version, offset, Held::Elsewhere(Box::new(find)));
+    }
+
+    fn add(&self, version: &Arc<ObjectVersion>, offset: u64, bytes: Held) -> Offered {
+        if !(self.shared.takes() && self.keeps(version, offset)) {
+            return Offered::Refused;
         }
+        let job = Job { version: version.clone(), offset, bytes };
+        if self.shared.queue.offer(job) { Offered::Taken } else { Offered::Busy }
     }
 
     /// Whether all of an object of `size` bytes would be kept, with room for others beside it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::disk::Offered;
 use super::memory::Found;
 use super::piece::{Piece, Shareable};
 use super::{Shared, Source};
@@ -108,8 +109,15 @@ impl Run {
             chunk.advance(part);
             if buffer.len() == len {
                 let bytes = std::mem::take(buffer).freeze();
-                self.shared.keep_below(&self.source.version, piece.bytes.start, &bytes);
-                self.fill_first(bytes);
+                let (piece, source) = (piece.clone(), self.source.clone());
+                // Before it is settled: who has waited for it may then wait for the disk.
+                let kept = self.shared.keep_below(&source.version, piece.bytes.start, &bytes);
+                // Much may be read ahead of small objects, as they come, of a large one little.
+                let is_whole = piece.bytes == (0..source.version.size);
+                self.fill_first(bytes, is_whole && kept == Offered::Taken);
+                if kept == Offered::Busy {
+                    self.shared.keep_below_later(&source.version, &piece);
+                }
             }
         }
     }
@@ -119,16 +127,17 @@ impl Run {
         while let Some(piece) = self.pieces.front()
             && let Some(bytes) = self.shared.find_below(&self.source.version, &piece.bytes)
         {
-            self.fill_first(bytes);
+            self.fill_first(bytes, false);
         }
     }
 
-    fn fill_first(&mut self, bytes: Bytes) {
+    /// Fills the piece that comes first, and tells whether the disk will have it too.
+    fn fill_first(&mut self, bytes: Bytes, too: bool) {
         let Some(piece) = self.pieces.pop_front() else { return };
         // Settled before it can be evicted, so that what is counted as there is there.
         piece.settle(Ok(bytes));
         self.shared.change(|memory| {
-            memory.fill(&self.source.version, &piece);
+            memory.fill(&self.source.version, &piece, too);
             memory.evict();
         });
     }

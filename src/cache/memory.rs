@@ -167,8 +167,9 @@ impl Memory {
         found
     }
 
-    /// A piece has its bytes: from now on it may go when room is needed.
-    pub(super) fn fill(&mut self, version: &Arc<ObjectVersion>, piece: &Piece) {
+    /// A piece has its bytes: from now on it may go when room is needed. One that the disk has
+    /// `too` takes no room of what nobody has asked for.
+    pub(super) fn fill(&mut self, version: &Arc<ObjectVersion>, piece: &Piece, too: bool) {
         self.promised -= piece.len();
         let start = piece.bytes.start;
         let Some(entry) = self.objects.get_mut(version).and_then(|all| all.get_mut(&start)) else {
@@ -176,6 +177,9 @@ impl Memory {
         };
         let place = Place { version: version.clone(), start, len: piece.len() };
         entry.key = Some(self.order.enter(place));
+        if too {
+            self.unread -= entry.note_read();
+        }
         self.filled += piece.len();
     }
 

@@ -44,6 +44,7 @@ impl Shared {
             if self.broken.load(Ordering::Relaxed) {
                 return None;
             }
+            let Some(bytes) = bytes.take() else { continue };
             if self.room.is_due(bytes.len() as u64)
                 && let Some(full) = self.make_room()
             {

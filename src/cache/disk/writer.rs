@@ -1,6 +1,7 @@
 //! What is to be written: a bounded queue that one thread drains.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,8 +9,11 @@ use bytes::Bytes;
 
 use crate::cache::ObjectVersion;
 
-/// The most bytes that wait: what is read while the disk is slower is not kept.
+/// The most bytes that are held until they are written.
 const MOST_WAITING: usize = 32 << 20;
+
+/// The most parts that wait besides: they are written if whoever has them has them still.
+const MOST_ELSEWHERE: usize = 1024;
 
 /// The most objects that wait to be checked: those that are left out are when they are next opened.
 const MOST_CHECKS: usize = 256;
@@ -22,7 +26,34 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Job {
     pub(super) version: Arc<ObjectVersion>,
     pub(super) offset: u64,
-    pub(super) bytes: Bytes,
+    pub(super) bytes: Held,
+}
+
+/// Who holds the bytes of a job until they are written.
+pub(super) enum Held {
+    /// The job.
+    Here(Bytes),
+    /// Somebody who may have let go of them by then.
+    Elsewhere(Box<dyn FnOnce() -> Option<Bytes> + Send>),
+}
+
+impl Held {
+    /// The bytes, if they are still there.
+    pub(super) fn take(self) -> Option<Bytes> {
+        match self {
+            Self::Here(bytes) => Some(bytes),
+            Self::Elsewhere(find) => find(),
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Elsewhere(_) => f.write_str("bytes elsewhere"),
+        }
+    }
 }
 
 /// What waits to be written.
@@ -36,7 +67,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: Vec<Job>,
+    /// How many bytes the jobs hold, and how many of them hold none.
     waiting: usize,
+    elsewhere: usize,
     /// What is to be checked when there is nothing to write.
     checks: VecDeque<Arc<ObjectVersion>>,
     /// Whether jobs that were taken are still being written.
@@ -60,10 +93,14 @@ impl Queue {
     /// Adds a job, if there is room for it.
     pub(super) fn offer(&self, job: Job) -> bool {
         let mut state = self.lock();
-        if state.closed || state.waiting + job.bytes.len() > MOST_WAITING {
+        let (waiting, elsewhere) = match &job.bytes {
+            Held::Here(bytes) => (state.waiting + bytes.len(), state.elsewhere),
+            Held::Elsewhere(_) => (state.waiting, state.elsewhere + 1),
+        };
+        if state.closed || waiting > MOST_WAITING || elsewhere > MOST_ELSEWHERE {
             return false;
         }
-        state.waiting += job.bytes.len();
+        (state.waiting, state.elsewhere) = (waiting, elsewhere);
         state.jobs.push(job);
         if state.jobs.len() == 1 && !state.busy {
             self.changed.notify_all();
@@ -103,7 +140,7 @@ impl Queue {
             return if state.closed { Next::End } else { Next::Rest };
         }
         state.busy = true;
-        state.waiting = 0;
+        (state.waiting, state.elsewhere) = (0, 0);
         let mut jobs = std::mem::take(&mut state.jobs);
         drop(state);
         jobs.sort_by_key(|job| (Arc::as_ptr(&job.version).addr(), job.offset));

@@ -125,18 +125,19 @@ impl Scan {
         self.ahead_bytes
     }
 
-    /// The object to fetch ahead now, if any, while at most `room` bytes may lie there unread.
-    pub(super) fn next(&mut self, room: u64) -> Option<usize> {
-        if self.rest > 0 || self.ahead_bytes >= room {
+    /// The object to fetch ahead now, if any, while at most so many bytes may lie there unread:
+    /// `soon` of who reads in order, `all` of who doesn't.
+    pub(super) fn next(&mut self, soon: u64, all: u64) -> Option<usize> {
+        if self.rest > 0 {
             return None;
         }
         let front = self.front?;
         let in_order = self.is_in_order();
         if in_order {
-            if self.ahead >= self.window {
+            if self.ahead >= self.window || self.ahead_bytes >= soon {
                 return None;
             }
-        } else if self.granted == 0 || self.left > room {
+        } else if self.granted == 0 || self.left > all {
             // What comes next can't be seen, so that all of it must fit to be of use.
             return None;
         }
@@ -240,7 +241,7 @@ mod tests {
     }
 
     fn all_next(scan: &mut Scan, room: u64) -> Vec<usize> {
-        std::iter::from_fn(|| scan.next(room)).collect()
+        std::iter::from_fn(|| scan.next(room, room)).collect()
     }
 
     #[test]
@@ -320,7 +321,7 @@ mod tests {
         let mut in_order = scan(1000);
         for n in 0..100 {
             shuffled.note_open(n * 387 % 1000, Presence::Absent);
-            assert_eq!(shuffled.next(100_000), None);
+            assert_eq!(shuffled.next(ROOM, 100_000), None);
             in_order.note_open(n, if n > 3 { Presence::Coming } else { Presence::Absent });
             all_next(&mut in_order, 100_000);
             assert!(in_order.ahead_bytes <= 100_000);
@@ -333,7 +334,7 @@ mod tests {
         let mut scan = scan(1000);
         for at in [500, 10, 900, 300] {
             scan.note_open(at, Presence::Absent);
-            assert_eq!(scan.next(ROOM), None);
+            assert_eq!(scan.next(ROOM, ROOM), None);
         }
     }
 
@@ -354,7 +355,7 @@ mod tests {
         for at in 0..200 {
             scan.note_open(at, Presence::Absent);
             if at > 100 && scan.rest > 0 {
-                assert_eq!(scan.next(ROOM), None);
+                assert_eq!(scan.next(ROOM, ROOM), None);
                 return;
             }
             all_next(&mut scan, ROOM);

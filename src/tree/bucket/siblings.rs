@@ -200,6 +200,8 @@ impl Shared {
         if room < SMALL {
             return None;
         }
+        // What is read in no order may wait on disk until its turn comes.
+        let below = self.cache.room_below().map_or(0, |below| below / 2);
         let mut state = self.siblings.lock();
         let State { scans, in_order, shuffled, .. } = &mut *state;
         // The directory that was read last comes first.
@@ -210,7 +212,7 @@ impl Shared {
                 return None;
             }
             let room = room + watched.scan.ahead_bytes();
-            let next = watched.scan.next(room).and_then(|at| {
+            let next = watched.scan.next(room, room.max(below)).and_then(|at| {
                 let path = dir.join(watched.listing.name(at)?).ok()?;
                 Some((Sibling { path, at, in_order: ordered }, watched.listing.clone()))
             });
