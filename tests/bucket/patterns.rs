@@ -24,6 +24,8 @@ const READ: u64 = 128 << 10;
 #[derive(Debug)]
 struct Recorded {
     inner: MemoryStore,
+    /// How long an answer takes.
+    far: Duration,
     gets: Arc<Mutex<Vec<Range<u64>>>>,
 }
 
@@ -41,6 +43,9 @@ impl ObjectStore for Recorded {
         sink: &mut (dyn FnMut(Bytes) + Send),
     ) -> Result<()> {
         self.gets.lock().unwrap().push(range.clone());
+        if !self.far.is_zero() {
+            tokio::time::sleep(self.far).await;
+        }
         let mut at = range.start;
         while at < range.end {
             tokio::task::yield_now().await;
@@ -74,6 +79,7 @@ struct Subject {
     file: Arc<dyn File>,
     gets: Arc<Mutex<Vec<Range<u64>>>>,
     metrics: Arc<Metrics>,
+    cache: Arc<BlockCache>,
     _tree: BucketTree,
 }
 
@@ -83,14 +89,18 @@ impl Subject {
     }
 
     async fn with(name: &str, bytes: Bytes, memory: u64) -> Self {
+        Self::far(name, bytes, memory, Duration::ZERO).await
+    }
+
+    async fn far(name: &str, bytes: Bytes, memory: u64, far: Duration) -> Self {
         let metrics = Arc::<Metrics>::default();
         let gets = Arc::<Mutex<Vec<Range<u64>>>>::default();
-        let store = Recorded { inner: MemoryStore::new(), gets: gets.clone() };
+        let store = Recorded { inner: MemoryStore::new(), far, gets: gets.clone() };
         put(&store, name, bytes.clone()).await;
         let cache = Arc::new(BlockCache::new(memory, metrics.clone()));
-        let tree = BucketTree::new(Arc::new(store), cache, "tests", Duration::from_mins(1));
+        let tree = BucketTree::new(Arc::new(store), cache.clone(), "tests", Duration::from_mins(1));
         let file = open(&tree, name).await;
-        Self { bytes, file, gets, metrics, _tree: tree }
+        Self { bytes, file, gets, metrics, cache, _tree: tree }
     }
 
     /// Reads, and lets come what was asked for.
@@ -171,13 +181,18 @@ async fn here_and_there_hardly_more_comes_than_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_read_here_and_there_comes_to_be_there() {
-    let subject = Subject::new("large", 24 * MIB, 64 * MIB).await;
-    for read in 0..160 {
+async fn an_object_whose_parts_were_waited_for_so_long_comes_to_be_there() {
+    let (size, far) = (24 * MIB, Duration::from_millis(5));
+    let subject = Subject::far("large", noise(size), 64 * MIB, far).await;
+    for read in 0..7 {
         subject.read(random(read) % (23 * MIB), READ).await;
     }
-    for _ in 0..10_000 {
-        tokio::task::yield_now().await;
+    assert!(subject.fetched() < 2 * MIB, "{}", subject.fetched());
+    for read in 7..160 {
+        subject.read(random(read) % (23 * MIB), READ).await;
+    }
+    while subject.cache.filled() < size {
+        tokio::time::sleep(far).await;
     }
     let (requests, stalls) = (subject.requests(), subject.metrics.stalls.value());
     for read in 160..400 {

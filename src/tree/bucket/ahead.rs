@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 pub(super) use self::beginning::Beginning;
 use self::stream::Stream;
@@ -22,10 +23,11 @@ const MOST_SINGLE: usize = 16;
 /// the program can begin.
 const FIRST: [u64; 2] = [1 << 20, 4 << 20];
 
-/// Who has read so often, and three quarters of what an object has, here and there, goes on so:
-/// then the rest costs less in order. Before, it would bring more than 1.3 times what is asked for.
-const HOT_READS: u64 = 64;
-const HOT_SHARE: (u64, u64) = (3, 4);
+/// Who has read so often here and there goes on so. All of an object is fetched when programs have
+/// waited as long for parts of it as all of it takes, at so many bytes a microsecond: then neither
+/// who goes on nor who stops has lost more than that time.
+const HOT_READS: u64 = 8;
+const BYTES_PER_MICRO: u128 = 128;
 
 /// What to ask for behind, or before, what is being read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(super) struct Plan {
     pub(super) longest: u64,
     /// What the reader has left behind.
     pub(super) left: Range<u64>,
+    /// Whether it is read here and there, so that nobody knows what is next.
+    pub(super) scattered: bool,
 }
 
 /// The readers of one version of an object.
@@ -49,9 +53,10 @@ pub(super) struct Readers {
     strides: Vec<Stride>,
     /// Reads that belonged to nobody yet, the last one last.
     single: VecDeque<Range<u64>>,
-    /// How many reads there were here and there, and of how many bytes.
-    scattered: (u64, u64),
-    /// Whether it was told that they are many.
+    /// How many reads there were here and there, and how long programs waited for them.
+    scattered: u64,
+    waited: Duration,
+    /// Whether it was told that all of the object should be there.
     told: bool,
 }
 
@@ -63,7 +68,8 @@ impl Readers {
             streams: Vec::new(),
             strides: Vec::new(),
             single: VecDeque::new(),
-            scattered: (0, 0),
+            scattered: 0,
+            waited: Duration::ZERO,
             told: false,
         }
     }
@@ -104,16 +110,16 @@ impl Readers {
             self.single.pop_front();
         }
         self.single.push_back(read.clone());
-        self.scattered.0 += 1;
-        self.scattered.1 += read.end - read.start;
-        Plan::default()
+        self.scattered += 1;
+        Plan { scattered: true, ..Plan::default() }
     }
 
-    /// Whether so much is read here and there that all of it should be there; told once.
-    pub(super) fn is_hot(&mut self) -> bool {
-        let (reads, bytes) = self.scattered;
-        let hot = reads >= HOT_READS
-            && bytes.saturating_mul(HOT_SHARE.1) >= self.size.saturating_mul(HOT_SHARE.0);
+    /// Notes how long someone waited who reads here and there; whether that was so long by now
+    /// that all of the object should be there, which is told once.
+    pub(super) fn note_wait(&mut self, waited: Duration) -> bool {
+        self.waited += waited;
+        let hot = self.scattered >= HOT_READS
+            && self.waited.as_micros() * BYTES_PER_MICRO >= u128::from(self.size);
         hot && !std::mem::replace(&mut self.told, true)
     }
 }
@@ -137,7 +143,7 @@ fn first_plan(read: &Range<u64>, size: u64, room: u64) -> Plan {
     Plan {
         ranges: ranges.into_iter().filter(|range| !range.is_empty()).collect(),
         longest: FIRST[1],
-        left: 0..0,
+        ..Plan::default()
     }
 }
 
@@ -207,7 +213,7 @@ mod tests {
         let mut readers = Readers::new(2 * MIB, Beginning::InOrder);
         assert_eq!(readers.note(&(0..READ), true, ROOM).ranges, [READ..MIB, MIB..2 * MIB]);
         let mut readers = Readers::new(SIZE, Beginning::AtIndex);
-        assert_eq!(readers.note(&(0..READ), true, ROOM), Plan::default());
+        assert!(readers.note(&(0..READ), true, ROOM).ranges.is_empty());
     }
 
     #[test]
@@ -340,18 +346,28 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_hot_when_most_of_it_was_asked_for() {
-        let size = SIZE / 8;
-        let mut readers = Readers::new(size, Beginning::InOrder);
-        let mut hot = Vec::new();
-        for read in 0..1000 {
-            readers.note(&anywhere(read, size), true, ROOM);
-            if readers.is_hot() {
-                hot.push(read);
-            }
+    fn an_object_is_hot_when_programs_waited_as_long_as_all_of_it_takes() {
+        let wait = Duration::from_millis(20);
+        for (size, reads) in [(16_000_000, 8), (128_000_000, 50), (SIZE, 420)] {
+            let mut readers = Readers::new(size, Beginning::InOrder);
+            let hot: Vec<_> = (1..1000)
+                .filter(|read| {
+                    readers.note(&anywhere(*read, size), true, ROOM).scattered
+                        && readers.note_wait(wait)
+                })
+                .collect();
+            assert_eq!(hot.len(), 1, "{size}: {hot:?}");
+            assert!(hot[0].abs_diff(reads) <= 2 + reads / 20, "{size}: {hot:?}");
         }
-        assert_eq!(hot.len(), 1);
-        assert!(hot[0] >= size / READ * 3 / 4 - 1, "{hot:?}");
+    }
+
+    #[test]
+    fn who_waits_for_what_he_reads_in_order_makes_nothing_hot() {
+        let mut readers = Readers::new(SIZE, Beginning::InOrder);
+        for read in 0..100 {
+            let plan = readers.note(&(read * MIB..(read + 1) * MIB), true, ROOM);
+            assert!(!plan.scattered);
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,9 @@ use crate::tree::{Attr, File, PageCache};
 
 /// How much of a hot object is fetched at a time: who wants some of it waits for what is before.
 const FILL_PART: u64 = 4 << 20;
+
+/// How many such parts are on their way at once.
+const FILLS: usize = 4;
 
 /// The version of an object that is open at a path.
 #[derive(Debug)]
@@ -109,15 +112,17 @@ impl BucketFile {
             return Ok(found);
         }
         cache.metrics().stalls.add(1);
-        if self.is_hot() {
-            tokio::spawn(fill(self.shared.cache.clone(), Arc::downgrade(&self.pinned)));
-        }
+        let asked = Instant::now();
         // What is read and what follows are asked for at once, so that they share a request.
         let wanted = cache.request(source, bytes, &plan.ranges, plan.longest);
         if wanted.is_new() && source.version.size <= SMALL {
             self.shared.siblings.note_wait();
         }
-        wanted.bytes().await
+        let read = wanted.bytes().await;
+        if plan.scattered && read.is_ok() && self.is_hot(asked.elapsed()) {
+            tokio::spawn(fill(self.shared.cache.clone(), Arc::downgrade(&self.pinned)));
+        }
+        read
     }
 
     fn note(&self, read: &Range<u64>, stalled: bool) -> Plan {
@@ -125,9 +130,9 @@ impl BucketFile {
         self.pinned.lock_readers().note(read, stalled, room)
     }
 
-    /// Whether it is time to fetch all of it, which is told once.
-    fn is_hot(&self) -> bool {
-        self.shared.cache.fits(self.attr.size) && self.pinned.lock_readers().is_hot()
+    /// Whether it is time to fetch all of it, after someone waited who reads here and there.
+    fn is_hot(&self, waited: Duration) -> bool {
+        self.shared.cache.fits(self.attr.size) && self.pinned.lock_readers().note_wait(waited)
     }
 
     fn changed(&self) -> Error {
@@ -136,7 +141,7 @@ impl BucketFile {
     }
 }
 
-/// Fetches all of an object while it is open, two parts at a time: programs that wait go before.
+/// Fetches all of an object while it is open, some parts at a time.
 async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
     let Some(size) = pinned.upgrade().map(|pinned| pinned.source.version.size) else { return };
     let parts = (0..size.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
@@ -144,7 +149,7 @@ async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
         let part = start..(start + FILL_PART).min(size);
         fill_part(cache.clone(), pinned.clone(), part)
     });
-    fetches.buffer_unordered(2).collect::<()>().await;
+    fetches.buffer_unordered(FILLS).collect::<()>().await;
 }
 
 async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) {

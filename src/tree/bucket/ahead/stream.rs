@@ -94,7 +94,7 @@ impl Stream {
             return Plan { left, ..Plan::default() };
         }
         self.ahead = end;
-        Plan { ranges: vec![start..end], longest, left }
+        Plan { ranges: vec![start..end], longest, left, ..Plan::default() }
     }
 
     /// What was left behind since the last time, and the piece before it, which wasn't wholly.

@@ -75,7 +75,7 @@ impl Stride {
             .collect();
         self.asked = self.asked.max(most);
         ranges.sort_unstable_by_key(|range| range.start);
-        Plan { ranges: merged(ranges, len / 4), longest: MOST_BYTES, left: 0..0 }
+        Plan { ranges: merged(ranges, len / 4), longest: MOST_BYTES, ..Plan::default() }
     }
 
     fn place(&self, steps: u64) -> Option<u64> {
