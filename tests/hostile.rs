@@ -1,6 +1,6 @@
 //! What somebody tries who wants what isn't his: one file a theme, each test named by what he wants.
 //!
-//! Most of it takes root, to become several users; as an ordinary user those tests pass unasked.
+//! Most of it takes root, to become several users: see `support/root.rs`.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,11 +29,6 @@ const NOBODY: u32 = 65_534;
 
 /// Where programs are that every user may run.
 const PATH: &str = "/usr/bin:/bin";
-
-/// Only root becomes others.
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// What a shell of another user does in a directory.
 fn shell_of(home: &Home, uid: u32, dir: &Path, script: &str) -> Output {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::home::Home;
 use crate::support::place::{Place, until};
+use crate::support::root;
 
 const GIB: u64 = 1 << 30;
 
@@ -437,7 +438,7 @@ impl Drop for SmallDisk {
 /// Where not a byte is left, files can be removed still, and the next checkpoint knows of it.
 #[test]
 fn a_full_disk_hides_no_change_from_the_next_checkpoint() {
-    if !rustix::process::geteuid().is_root() {
+    if !root::is_here() {
         return;
     }
     let home = Home::empty();

@@ -10,4 +10,5 @@ pub(crate) mod paged;
 pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod root;
 pub(crate) mod seaweed;

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use super::{
-    DEVELOPER, NOBODY, PATH, STRANGER, VIEWER, is_denied, is_root, shared_mount, shared_place,
-    shell_of, stderr, succeeds,
+    DEVELOPER, NOBODY, PATH, STRANGER, VIEWER, is_denied, shared_mount, shared_place, shell_of,
+    stderr, succeeds,
 };
 use crate::support::place::{Place, until};
+use crate::support::root;
 
 /// What reads each kind of content.
 const CONTENT: &[&str] = &[
@@ -39,7 +40,7 @@ fn warm(place: &Place) {
 
 #[test]
 fn a_stranger_who_wants_names_gets_none_even_of_what_the_kernel_knows() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_mount();
@@ -71,7 +72,7 @@ fn a_stranger_who_wants_names_gets_none_even_of_what_the_kernel_knows() {
 
 #[test]
 fn a_viewer_who_wants_content_gets_names_and_attributes() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_mount();
@@ -90,7 +91,7 @@ fn a_viewer_who_wants_content_gets_names_and_attributes() {
 
 #[test]
 fn a_developer_who_wants_to_work_reads_everything_and_writes_files() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_mount();
@@ -108,7 +109,7 @@ fn a_developer_who_wants_to_work_reads_everything_and_writes_files() {
 
 #[test]
 fn a_member_who_lost_his_role_or_account_is_out_within_seconds() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_mount();
@@ -173,7 +174,7 @@ const AS_ORDINARY_USER: &str = r#"
 
 #[test]
 fn root_of_the_machine_who_wants_in_is_a_stranger_unless_it_is_a_member() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_place();
@@ -203,7 +204,7 @@ fn path(path: &Path) -> &str {
 
 #[test]
 fn a_developer_who_wants_another_identity_or_a_device_gets_neither() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = shared_mount();

@@ -8,8 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{PATH, STRANGER, is_root};
+use super::{PATH, STRANGER};
 use crate::support::place::Place;
+use crate::support::root;
 
 /// The socket of the only mount of a home.
 fn socket(place: &Place) -> PathBuf {
@@ -112,7 +113,7 @@ fn who_wants_all_its_places_and_says_nothing_loses_them() {
 
 #[test]
 fn another_user_who_wants_to_ask_is_not_heard_even_where_modes_let_him() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use rustix::process::{Signal, kill_process};
 
-use super::{DEVELOPER, NOBODY, PATH, is_root, succeeds};
+use super::{DEVELOPER, NOBODY, PATH, succeeds};
 use crate::support::home::Home;
 use crate::support::place::Place;
+use crate::support::root;
 
 /// Tries all ways into a process, and prints those that were open.
 const BREAK_IN: &str = r#"
@@ -46,7 +47,7 @@ const BY_ITS_USER: &str = r#"
 
 #[test]
 fn a_process_of_the_same_user_that_wants_its_memory_finds_every_way_closed() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();
@@ -176,7 +177,7 @@ fn who_wants_to_write_to_a_home_makes_it_unusable_not_unsafe() {
 
 #[test]
 fn a_user_who_wants_root_to_use_his_home_is_refused() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let home = Home::with_project();

@@ -9,16 +9,12 @@ use atelier::fuse::mounts;
 use super::fill;
 use crate::support::home::Home;
 use crate::support::place::{Place, until};
+use crate::support::root;
 
 const FILES: usize = 20;
 
 /// Nobody, as Linux has it.
 const USER: u32 = 65534;
-
-/// Only root acts for others, and has mounts inside mounts.
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// Runs a program as an ordinary user.
 fn by_user(home: &Home, words: &[&str]) -> Output {
@@ -56,7 +52,7 @@ const BY_USER: &str = "\
 
 #[test]
 fn an_ordinary_user_gets_the_same_from_one_mount() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::of(Home::empty());
@@ -80,7 +76,7 @@ fn an_ordinary_user_gets_the_same_from_one_mount() {
 
 #[test]
 fn others_enter_the_mounts_inside_where_they_enter_the_project() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();
@@ -114,7 +110,7 @@ fn shuffled(files: usize) -> impl Iterator<Item = usize> {
 
 #[test]
 fn who_reads_many_files_is_given_their_neighbours_and_each_byte_is_right() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();
@@ -137,7 +133,7 @@ fn who_reads_many_files_is_given_their_neighbours_and_each_byte_is_right() {
 
 #[test]
 fn who_reads_here_and_there_is_given_whole_chunks() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();
@@ -169,7 +165,7 @@ fn resident(place: &Place) -> u64 {
 /// An inode number is a place in the version, so that nothing is kept of a file that was seen.
 #[test]
 fn a_walk_of_twenty_thousand_files_leaves_no_memory_taken() {
-    if !is_root() {
+    if !root::is_here() {
         return;
     }
     let place = Place::new();
