@@ -1,4 +1,5 @@
-//! AES-256-GCM as SOPS uses it: initialization vectors of 32 random bytes, tags of 16.
+//! AES-256-GCM as SOPS uses it: initialization vectors of 32 random bytes, tags of 16; and the
+//! memory that keys are in.
 
 use std::fmt;
 
@@ -11,6 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
 
+mod locked;
+
+pub use locked::{Hold, Locked};
+
 /// Length of a data key in bytes.
 pub const KEY_LEN: usize = 32;
 /// Length of an initialization vector in bytes. GCM prefers 12; SOPS has always drawn 32.
@@ -20,7 +25,7 @@ pub const TAG_LEN: usize = 16;
 
 /// The key that encrypts the values of one environment file.
 #[derive(Clone)]
-pub struct DataKey(Zeroizing<[u8; KEY_LEN]>);
+pub struct DataKey(Locked<[u8; KEY_LEN]>);
 
 /// An encrypted value: ciphertext of the same length, what it was encrypted with, and its proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +44,21 @@ impl DataKey {
     /// # Errors
     /// `Io` when the system has none to give.
     pub fn generate() -> Result<Self> {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        fill_random(&mut key[..])?;
-        Ok(Self(key))
+        let mut key = Self::empty();
+        fill_random(&mut key.0[..])?;
+        Ok(key)
     }
 
     /// Takes the bytes of a key; `None` when they aren't [`KEY_LEN`].
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        (bytes.len() == KEY_LEN).then(|| key.copy_from_slice(bytes))?;
-        Some(Self(key))
+        let mut key = Self::empty();
+        (bytes.len() == KEY_LEN).then(|| key.0.copy_from_slice(bytes))?;
+        Some(key)
+    }
+
+    /// Room for a key.
+    fn empty() -> Self {
+        Self(Box::new([0; KEY_LEN]).into())
     }
 
     /// The bytes of the key, to be wrapped for a recipient.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::crypto::Locked;
 use crate::error::{Error, ErrorKind, Result};
 
 mod dotenv;
@@ -32,14 +33,15 @@ pub use seen::Seen;
 /// Larger environment files are neither read nor written, in bytes.
 pub const MAX_FILE: usize = 1 << 20;
 
-/// A secret's value: any bytes; never printed, and wiped from memory when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Value(Zeroizing<Vec<u8>>);
+/// A secret's value: any bytes; never printed nor swapped out, and wiped from memory when it is
+/// dropped.
+#[derive(Clone)]
+pub struct Value(Locked<[u8]>);
 
 impl Value {
     /// Takes the bytes of a value.
     pub fn new(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
-        Self(bytes.into())
+        Self(Locked::from(&bytes.into()[..]))
     }
 
     /// The bytes, to be handed to whoever may have them.
@@ -47,6 +49,14 @@ impl Value {
         &self.0
     }
 }
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+}
+
+impl Eq for Value {}
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

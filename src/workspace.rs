@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use tokio::sync::OnceCell;
-use zeroize::Zeroizing;
 
 use crate::cache::disk::DiskCache;
 use crate::cache::through::Through;
@@ -14,6 +13,7 @@ use crate::cache::{self, BlockCache};
 use crate::catalog::{self, Catalog, Kind, Project, Reader, Resource, Role, Writer};
 use crate::chunk::{Area, Packs};
 use crate::config::{CacheSize, Config, Serving, ServingArgs, StoreLocation};
+use crate::crypto::Locked;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
 use crate::object::s3::{Connection, Credentials, KeyReference, Limits, S3Store, SecretReference};
@@ -237,11 +237,7 @@ impl Workspace {
     }
 
     /// Opens a secret that a connection needs.
-    async fn reveal(
-        &self,
-        keys: Keys<'_>,
-        reference: &SecretReference,
-    ) -> Result<Zeroizing<String>> {
+    async fn reveal(&self, keys: Keys<'_>, reference: &SecretReference) -> Result<Locked<str>> {
         let SecretReference { environment, key } = reference;
         let file = match keys {
             Keys::Of(project) => self.catalog.environment(project, environment).await?,
@@ -254,7 +250,7 @@ impl Workspace {
         let value = str::from_utf8(value.expose()).map_err(|_| {
             Error::new(ErrorKind::InvalidInput, format!("secret {reference} isn't text"))
         })?;
-        Ok(Zeroizing::new(value.to_owned()))
+        Ok(value.into())
     }
 
     /// What opens the keys of buckets: the identities of the host, if it has any that this
@@ -263,7 +259,7 @@ impl Workspace {
         let user = Identities::load(&self.config.identity_file);
         match Identities::load(&self.config.host_identity_file) {
             Ok(host) => Ok(match user {
-                Ok(user) => host.and(user),
+                Ok(user) => host.and(&user),
                 Err(_) => host,
             }),
             Err(_) => user,

@@ -14,7 +14,6 @@ use atelier::tree::bucket::BucketTree;
 use atelier::tree::{Attr, Entry, File, OpenMode, Tree};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
-use zeroize::Zeroizing;
 
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{self, BUCKET, Seaweed};
@@ -373,7 +372,7 @@ async fn what_is_wrong_with_a_connection_is_named() {
     };
     let key = |id: &str, secret: &str| Credentials::Static {
         key_id: id.into(),
-        secret: Zeroizing::new(secret.into()),
+        secret: secret.into(),
         token: None,
     };
     let probe = async |connection: Connection, credentials: Credentials| -> Error {

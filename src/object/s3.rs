@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn debug_shows_no_secret() {
-        let secret = zeroize::Zeroizing::new("hunter2".to_owned());
+        let secret = "hunter2".into();
         let credentials = Credentials::Static { key_id: "AKIA".into(), secret, token: None };
         let store = S3Store::connect(
             Connection::new("cats"),

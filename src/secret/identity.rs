@@ -10,6 +10,7 @@ use age::secrecy::ExposeSecret;
 use age::x25519;
 use zeroize::Zeroizing;
 
+use crate::crypto::Hold;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 /// Larger files aren't read: a key takes 75 bytes, so this is thousands of them.
@@ -19,8 +20,25 @@ const MAX_FILE: u64 = 1 << 20;
 const FOREIGN: &[&str] = &["AGE-PLUGIN-", "AGE-SECRET-KEY-PQ-"];
 
 /// The age X25519 identities of a user, in the order of their file; never none.
-#[derive(Clone)]
-pub struct Identities(Vec<x25519::Identity>);
+pub struct Identities {
+    // In this order: the memory is let go of before it is given back. It never grows, since that
+    // would move it.
+    _hold: Hold,
+    keys: Box<[x25519::Identity]>,
+}
+
+impl From<Vec<x25519::Identity>> for Identities {
+    fn from(keys: Vec<x25519::Identity>) -> Self {
+        let keys = keys.into_boxed_slice();
+        Self { _hold: Hold::of(&*keys), keys }
+    }
+}
+
+impl Clone for Identities {
+    fn clone(&self) -> Self {
+        self.keys.to_vec().into()
+    }
+}
 
 impl Identities {
     /// Reads the identities of `file`, an age key file: a key a line, `#` begins a comment.
@@ -85,24 +103,23 @@ impl Identities {
 
     /// These, then `others`.
     #[must_use]
-    pub fn and(mut self, others: Self) -> Self {
-        self.0.extend(others.0);
-        self
+    pub fn and(&self, others: &Self) -> Self {
+        [&*self.keys, &*others.keys].concat().into()
     }
 
     /// The recipient of the first identity: the one by which others know this user.
     pub fn recipient(&self) -> String {
-        self.0.first().map(|identity| identity.to_public().to_string()).unwrap_or_default()
+        self.keys.first().map(|identity| identity.to_public().to_string()).unwrap_or_default()
     }
 
     /// The recipients of all identities, in order.
     pub fn recipients(&self) -> Vec<String> {
-        self.0.iter().map(|identity| identity.to_public().to_string()).collect()
+        self.keys.iter().map(|identity| identity.to_public().to_string()).collect()
     }
 
     /// The identity that opens what is encrypted to `recipient`.
     pub(super) fn matching(&self, recipient: &x25519::Recipient) -> Option<&x25519::Identity> {
-        self.0.iter().find(|identity| identity.to_public() == *recipient)
+        self.keys.iter().find(|identity| identity.to_public() == *recipient)
     }
 
     fn parse(text: &[u8], file: &Path) -> Result<Self> {
@@ -123,14 +140,14 @@ impl Identities {
         if identities.is_empty() {
             return Err(none_in(file, "holds none"));
         }
-        Ok(Self(identities))
+        Ok(identities.into())
     }
 }
 
 /// Prints how many there are, never a key.
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identities(*** × {})", self.0.len())
+        write!(f, "Identities(*** × {})", self.keys.len())
     }
 }
 
@@ -262,7 +279,7 @@ mod tests {
         assert_eq!(mode_of(&file), 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(Identities::renew(&dir.path().join("absent")).is_err());
-        let both = parse(KEY).unwrap().and(renewed.clone());
+        let both = parse(KEY).unwrap().and(&renewed);
         assert_eq!(both.recipients()[..2], [RECIPIENT.to_owned(), renewed.recipient()]);
     }
 

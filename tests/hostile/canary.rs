@@ -178,8 +178,8 @@ fn who_wants_a_secret_in_a_debugger_s_print_finds_a_mask() {
     let value = atelier::secret::Value::new(CANARIES[0].as_bytes().to_vec());
     let credentials = atelier::object::s3::Credentials::Static {
         key_id: "K".into(),
-        secret: CANARIES[1].to_owned().into(),
-        token: Some(CANARIES[2].to_owned().into()),
+        secret: CANARIES[1].into(),
+        token: Some(CANARIES[2].into()),
     };
     let home = Home::new();
     let keys = home.path(".config/sops/age/keys.txt");

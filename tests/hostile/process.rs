@@ -81,6 +81,41 @@ fn who_wants_a_core_gets_none_however_it_ends() {
     assert!(!ended.core_dumped());
 }
 
+/// An editor that writes down how much memory the process that called it has locked.
+const NOTES_LOCKED: &str = "#!/bin/sh\np=$PPID\n\
+    while [ \"$(cat /proc/$p/comm)\" != atelier ]; do\n\
+    \x20 p=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$p/status)\ndone\n\
+    sed -n 's/^VmLck:[^0-9]*//p' /proc/$p/status >> locked\n";
+
+#[test]
+fn who_wants_keys_out_of_the_swap_space_finds_their_memory_locked_as_far_as_may_be() {
+    let home = Home::with_project();
+    fs::write(home.path("editor"), NOTES_LOCKED).unwrap();
+    fs::set_permissions(home.path("editor"), Permissions::from_mode(0o755)).unwrap();
+    let script = "printf hunter2 | \"$0\" secret set TOKEN && VISUAL=./editor \"$0\" secret edit && \
+                  \"$0\" run -- printenv TOKEN";
+    let atelier = env!("CARGO_BIN_EXE_atelier");
+    let said = succeeds(home.program("sh", ["-ec", script, atelier]).output().unwrap());
+    assert_eq!(said, "hunter2\n");
+    let locked = || fs::read_to_string(home.path("locked")).unwrap();
+    let kib: u64 = locked().split(' ').next().unwrap().parse().unwrap();
+    // A page for each of a few keys and values, that is; not all there is.
+    assert!((4..=1024).contains(&kib), "{kib}");
+
+    if !root::is_here() {
+        return;
+    }
+    // Who may lock nothing is served all the same.
+    let user = NOBODY.to_string();
+    succeeds(home.program("chown", ["-R", &user, "."]).output().unwrap());
+    let words = ["--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-ec"];
+    let script = format!("ulimit -l 0; {script}");
+    let words = words.into_iter().chain([script.as_str(), atelier]);
+    let said = succeeds(home.program("setpriv", words).env("PATH", PATH).output().unwrap());
+    assert_eq!(said, "hunter2\n");
+    assert!(locked().ends_with("\n0 kB\n"), "{}", locked());
+}
+
 #[test]
 fn a_program_that_wants_what_it_has_open_inherits_nothing() {
     let place = Place::new();

@@ -11,7 +11,6 @@ use atelier::metrics::Metrics;
 use atelier::object::s3::{Connection, Credentials, Limits, S3Store};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
-use zeroize::Zeroizing;
 
 use super::program;
 
@@ -113,8 +112,7 @@ pub(crate) async fn counted_store_at(
 
 /// The key that may do everything.
 pub(crate) fn credentials() -> Credentials {
-    let secret = Zeroizing::new(SECRET.to_owned());
-    Credentials::Static { key_id: KEY_ID.to_owned(), secret, token: None }
+    Credentials::Static { key_id: KEY_ID.to_owned(), secret: SECRET.into(), token: None }
 }
 
 /// Limits that let a test see a deadline pass.

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Credentials, Limits};
 use super::{S3Store, Shared};
+use crate::crypto::Hold;
 
 /// Where AWS puts those who name no region.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -45,6 +46,8 @@ pub(super) struct Renewable {
 }
 
 struct Current {
+    /// Where the client keeps its key; in front of it, to be let go of first.
+    _holds: Vec<Hold>,
     client: Client,
     since: Instant,
     /// The bucket's region, if the server told it.
@@ -59,8 +62,8 @@ impl Renewable {
         limits: &Limits,
     ) -> Self {
         let http = http_client();
-        let client = build(connection, credentials, limits, http.clone(), None).await;
-        let current = Current { client, since: Instant::now(), region: None };
+        let (client, holds) = build(connection, credentials, limits, http.clone(), None).await;
+        let current = Current { _holds: holds, client, since: Instant::now(), region: None };
         Self { http, current: RwLock::new(current), renewing: Mutex::default() }
     }
 
@@ -82,8 +85,8 @@ impl Renewable {
         };
         tracing::info!(%connection, ?region, "the credentials or the region are renewed");
         let http = self.http.clone();
-        let client = build(connection, credentials, limits, http, region.clone()).await;
-        let current = Current { client, since: Instant::now(), region };
+        let (client, holds) = build(connection, credentials, limits, http, region.clone()).await;
+        let current = Current { _holds: holds, client, since: Instant::now(), region };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
@@ -106,7 +109,8 @@ fn http_client() -> SharedHttpClient {
     })
 }
 
-/// Builds a client.
+/// Builds a client, and holds the memory in which it keeps a key that we know: that of the default
+/// chain is the SDK's own, which wipes it.
 ///
 /// Retries, stalls and deadlines are ours, see [`retry`](super::retry): the SDK's end where the
 /// body begins, and ours have to cover it.
@@ -116,7 +120,8 @@ async fn build(
     limits: &Limits,
     http: SharedHttpClient,
     told: Option<String>,
-) -> Client {
+) -> (Client, Vec<Hold>) {
+    let mut holds = Vec::new();
     let region = match told {
         Some(told) => Region::new(told),
         None => region(connection).await,
@@ -125,13 +130,10 @@ async fn build(
         Credentials::DefaultChain => chain(region.clone(), http.clone()).await,
         Credentials::Static { key_id, secret, token } => {
             let token = token.as_ref().map(|token| token.to_string());
-            SharedCredentialsProvider::new(config::Credentials::new(
-                key_id,
-                secret.as_str(),
-                token,
-                None,
-                "connection",
-            ))
+            let key = config::Credentials::new(key_id, &**secret, token, None, "connection");
+            holds.push(Hold::of(key.secret_access_key()));
+            holds.extend(key.session_token().map(Hold::of));
+            SharedCredentialsProvider::new(key)
         }
     };
     let mut builder = config::Builder::new()
@@ -150,7 +152,7 @@ async fn build(
     if let Some(endpoint) = &connection.endpoint {
         builder = builder.endpoint_url(endpoint);
     }
-    Client::from_conf(builder.build())
+    (Client::from_conf(builder.build()), holds)
 }
 
 /// The region that is named somewhere; the metadata service isn't asked, since it may not answer.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
+use crate::crypto::Locked;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A bucket, or the part of it below a prefix. Holds no secret, so it can be stored and shown.
@@ -192,9 +192,9 @@ pub enum Credentials {
         /// The public half.
         key_id: String,
         /// The other half.
-        secret: Zeroizing<String>,
+        secret: Locked<str>,
         /// The session token that a temporary key comes with.
-        token: Option<Zeroizing<String>>,
+        token: Option<Locked<str>>,
     },
 }
 
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let secret = Zeroizing::new("hunter2".to_owned());
+        let secret = "hunter2".into();
         let text =
             format!("{:?}", Credentials::Static { key_id: "AKIA".into(), secret, token: None });
         assert_eq!(text, "Static(AKIA, ***)");
