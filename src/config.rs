@@ -124,6 +124,14 @@ impl Config {
         home::check(&self.home)
     }
 
+    /// Refuses a home that others could put something else in the place of, before it is made.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, with what is wrong and how to mend it.
+    pub fn check_place_of_home(&self) -> Result<()> {
+        home::check_place(&self.home)
+    }
+
     /// The SQLite file of the embedded catalogue.
     pub fn catalog_file(&self) -> PathBuf {
         self.home.join("catalog.db")

@@ -16,6 +16,7 @@ mod canary;
 mod control;
 mod forgery;
 mod grammar;
+mod links;
 mod process;
 mod races;
 

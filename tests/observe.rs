@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
-use atelier::fuse::{self, Unmount};
+use atelier::fuse::{self, Unmount, mounts};
 use rustix::process::Signal;
 
 use crate::support::place::{Place, until};
@@ -104,7 +104,8 @@ fn a_dead_mount_is_told_until_it_is_taken_away() {
     });
     assert!(place.home.run(["status", place.dir()]).stdout.contains("dead, process"));
     assert_eq!(sockets(&place).len(), 1);
-    fuse::unmount(&place.dir, Unmount::Lazily).unwrap();
+    let mounted = mounts::at(&place.dir).unwrap().unwrap();
+    fuse::unmount(&mounted, Unmount::Lazily).unwrap();
     assert_eq!(place.home.json(["status"]), serde_json::json!([]));
     assert!(sockets(&place).is_empty(), "what is left of it is taken away");
 }

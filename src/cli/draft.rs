@@ -128,7 +128,7 @@ fn remove(dir: &Path) -> Result<()> {
     let mut mounted = mounts::all()?;
     mounted.retain(|mounted| mounted.is_ours() && mounted.mount_point.starts_with(dir));
     for mounted in mounted.iter().rev() {
-        fuse::unmount(&mounted.mount_point, Unmount::Lazily)?;
+        fuse::unmount(mounted, Unmount::Lazily)?;
     }
     let removed = match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -43,6 +43,7 @@ impl Init {
     /// Runs the command.
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let config = &context.config;
+        config.check_place_of_home()?;
         private_dir(&config.home)?;
         config.check_home()?;
         let catalog = Catalog::open(&config.catalog_file(), &config.user).await?;

@@ -182,7 +182,10 @@ impl Mount {
         let served = Served::mount(&tree, &workspace.metrics, &mount_point, &options)?;
         observed.start(context, serving, &source, served.project(), &workspace.metrics);
         if !self.quiet {
-            table::say(format!("{source} is mounted on {}", mount_point.display()));
+            table::say(format!(
+                "{source} is mounted on {}",
+                served.project().mount_point().display()
+            ));
             observed.say();
         }
         if self.background {

@@ -12,7 +12,8 @@ use super::Context;
 use super::mount::shell_word;
 use crate::control::Sockets;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fuse::{self, Unmount as How, mounts};
+use crate::fuse::mounts::{self, Mounted};
+use crate::fuse::{self, Unmount as How};
 
 /// How long what serves a mount is waited for once that is gone.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ impl Unmount {
     pub async fn run(self, context: &Context) -> Result<ExitCode> {
         let place = mounts::absolute(&self.dir)?;
         let shown = place.display();
-        let Some(mounted) = mounts::at(&place)?.filter(mounts::Mounted::is_ours) else {
+        let Some(mounted) = mounts::at(&place)?.filter(Mounted::is_ours) else {
             let message = format!("no project is mounted on {shown}");
             return Err(Error::new(ErrorKind::InvalidInput, message)
                 .with_hint("`findmnt -t fuse.atelier` lists the mounts of projects"));
@@ -51,7 +52,7 @@ impl Unmount {
         }
         let how = if self.lazy { How::Lazily } else { How::IfIdle };
         let sockets = Sockets::find(&context.config.socket_dirs()).of(&mounted.device);
-        unmount(&place, how).map_err(|error| match error.kind() {
+        unmount(&mounted, how).map_err(|error| match error.kind() {
             ErrorKind::ResourceBusy => busy(&place),
             _ => error,
         })?;
@@ -64,7 +65,8 @@ impl Unmount {
 }
 
 /// Unmounts a project with what is mounted inside it.
-fn unmount(place: &Path, how: How) -> Result<()> {
+fn unmount(mounted: &Mounted, how: How) -> Result<()> {
+    let place = &mounted.mount_point;
     if how == How::IfIdle {
         let inside = mounts::inside(place)?;
         // All of it or nothing, as far as that can be known before.
@@ -72,10 +74,10 @@ fn unmount(place: &Path, how: How) -> Result<()> {
             return Err(ErrorKind::ResourceBusy.into());
         }
         for part in inside {
-            fuse::unmount(&part.mount_point, how)?;
+            fuse::unmount(&part, how)?;
         }
     }
-    fuse::unmount(place, how)
+    fuse::unmount(mounted, how)
 }
 
 fn busy(place: &Path) -> Error {

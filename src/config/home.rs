@@ -11,37 +11,50 @@ use crate::error::{Error, ErrorKind, IoContext as _, Result};
 const STICKY: u32 = 0o1000;
 
 /// Refuses a home that is another user's, or that others can write or put something else in the
-/// place of. A home that isn't there yet is fine.
+/// place of. One that isn't there yet is fine where nobody else can make it.
 ///
 /// What is in it is trusted: its directories are opened by name, and links in it are followed.
 ///
 /// # Errors
 /// `PermissionDenied`.
 pub(super) fn check(home: &Path) -> Result<()> {
-    let me = rustix::process::geteuid().as_raw();
-    let shown = home.display();
-    let found = match fs::metadata(home) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.context(|| format!("the home {shown} can't be looked at"))?,
-    };
-    if found.uid() != me {
-        let message = format!("the home {shown} belongs to uid {}, not to {me}", found.uid());
-        return Err(Error::new(ErrorKind::PermissionDenied, message)
-            .with_hint("use it as that user, or name a home of your own with --home"));
-    }
-    if others_write(&found) {
+    check_place(home)?;
+    if fs::metadata(home).is_ok_and(|found| others_write(&found)) {
+        let shown = home.display();
         let message = format!("the home {shown} can be written by others");
         return Err(Error::new(ErrorKind::PermissionDenied, message)
             .with_hint(format!("`chmod 700 \"{shown}\"` closes it")));
     }
-    let resolved = home.canonicalize().context(|| format!("{shown} can't be resolved"))?;
+    Ok(())
+}
+
+/// The same, but for who may write to the home itself: whoever makes it closes it to others.
+///
+/// # Errors
+/// `PermissionDenied`.
+pub(super) fn check_place(home: &Path) -> Result<()> {
+    let me = rustix::process::geteuid().as_raw();
+    let shown = home.display();
+    let found = match fs::metadata(home) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other.context(|| format!("the home {shown} can't be looked at"))?),
+    };
+    if let Some(found) = found.as_ref().filter(|found| found.uid() != me) {
+        let message = format!("the home {shown} belongs to uid {}, not to {me}", found.uid());
+        return Err(Error::new(ErrorKind::PermissionDenied, message)
+            .with_hint("use it as that user, or name a home of your own with --home"));
+    }
+    let there = home.ancestors().find(|above| above.exists()).unwrap_or(home);
+    let resolved = there.canonicalize().context(|| format!("{shown} can't be resolved"))?;
     // Both as it was named and where it really is: a link on the way could be replaced, too.
     for above in home.ancestors().chain(resolved.ancestors()).skip(1) {
-        if above == home || above == resolved {
+        if above == home || (found.is_some() && above == resolved) {
             continue;
         }
-        let found =
-            fs::metadata(above).context(|| format!("{} can't be looked at", above.display()))?;
+        let found = match fs::metadata(above) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.context(|| format!("{} can't be looked at", above.display()))?,
+        };
         let foreign = found.uid() != me && found.uid() != 0;
         if foreign || others_write(&found) && found.mode() & STICKY == 0 {
             let message = format!(
@@ -99,6 +112,7 @@ mod tests {
             let above = made(&dir, above, mode);
             fs::create_dir(above.join("home")).unwrap();
             assert_eq!(check(&above.join("home")).is_ok(), is_fine);
+            assert_eq!(check(&above.join("none/yet")).is_ok(), is_fine);
         }
         let link = dir.path().join("shared/link");
         symlink(made(&dir, "target", 0o700), &link).unwrap();

@@ -2,14 +2,18 @@
 //!
 //! fuser could do this, but it loses the errno, doesn't set the subtype as root, and when it ends
 //! unmounts whatever is at the mount point by then.
+//!
+//! Somebody else may own a directory on the way to a mount point, and put a link in its place at any
+//! moment. So a path is walked once, without following links, and what is done is done in the
+//! directory that was found; what is unmounted has to be what was meant.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::OpenOptions;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -19,7 +23,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-use super::mounts::FILE_SYSTEM;
+use super::mounts::{FILE_SYSTEM, Mounted};
 use super::session::MountOptions;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 
@@ -44,8 +48,9 @@ pub enum Unmount {
     Lazily,
 }
 
-/// Mounts at a directory and returns the device by which the kernel asks.
-pub(super) fn mount(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+/// Mounts at a directory and returns the device by which the kernel asks, and where the mount is:
+/// what leads to the directory may have another name by then.
+pub(super) fn mount(mount_point: &Path, options: &MountOptions) -> Result<(OwnedFd, PathBuf)> {
     match mount_directly(mount_point, options) {
         // A user may not mount, but fusermount3 may.
         Err(error)
@@ -74,24 +79,79 @@ pub(super) fn can_clone() -> bool {
     OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
 }
 
-/// Unmounts what is at an absolute path, without asking it.
+/// Unmounts what was found in the table of mounts, without asking it, and nothing else that is there
+/// by now.
 ///
 /// # Errors
-/// `ResourceBusy` while it is in use; `InvalidInput` when nothing is mounted there.
-pub fn unmount(mount_point: &Path, how: Unmount) -> Result<()> {
+/// `ResourceBusy` while it is in use; `InvalidInput` when it isn't there any more.
+pub fn unmount(mounted: &Mounted, how: Unmount) -> Result<()> {
+    let mount_point = &mounted.mount_point;
+    let failed = || format!("{} can't be unmounted", mount_point.display());
+    let place = Place::open(mount_point).context(failed)?;
+    // A mount point can be neither renamed nor removed, so that it is the same one afterwards.
+    if place.mount().context(failed)? != mounted.id {
+        let error = Error::new(ErrorKind::InvalidInput, failed());
+        return Err(error.with_source("something else is there by now"));
+    }
     let flags = match how {
         Unmount::IfIdle => UnmountFlags::NOFOLLOW,
         Unmount::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    let result = rustix::mount::unmount(mount_point, flags);
+    let result = rustix::mount::unmount(place.path(), flags);
     if result == Err(Errno::PERM) {
-        return unmount_for_user(mount_point, how);
+        return unmount_for_user(&place, mount_point, how);
     }
-    result.context(|| format!("{} can't be unmounted", mount_point.display()))
+    result.context(failed)
+}
+
+/// A name in a directory that stays the same, whatever becomes of the path that led there.
+struct Place {
+    directory: OwnedFd,
+    name: OsString,
+}
+
+impl Place {
+    /// Finds the directory that an absolute path leads to, in which its last name is.
+    fn open(path: &Path) -> rustix::io::Result<Self> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::INVAL);
+        };
+        Ok(Self { directory: open_directory(directory)?, name: name.to_owned() })
+    }
+
+    /// The directory, as this process and those that it starts can name it.
+    fn directory(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string())
+    }
+
+    /// The place, as this process can name it.
+    fn path(&self) -> PathBuf {
+        self.directory().join(&self.name)
+    }
+
+    /// What the place is called now.
+    fn shown(&self) -> io::Result<PathBuf> {
+        Ok(self.directory().read_link()?.join(&self.name))
+    }
+
+    /// The number of the mount that is seen there. What is mounted isn't asked, so that it may be
+    /// dead: see `fdinfo` in `proc_pid_fdinfo(5)`.
+    fn mount(&self) -> io::Result<u64> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty())?;
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", top.as_raw_fd()))?;
+        let number = told.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        number
+            .and_then(|number| number.trim().parse().ok())
+            .ok_or(io::ErrorKind::InvalidData.into())
+    }
 }
 
 /// Mounts at a directory without anybody's help, which takes root.
-pub(super) fn mount_directly(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+pub(super) fn mount_directly(
+    mount_point: &Path,
+    options: &MountOptions,
+) -> Result<(OwnedFd, PathBuf)> {
     let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
         Error::io(error, format!("{DEVICE} can't be opened")).with_hint(
             "load the module with `modprobe fuse`; a container needs \
@@ -113,28 +173,29 @@ pub(super) fn mount_directly(mount_point: &Path, options: &MountOptions) -> Resu
         .iter()
         .fold(MountFlags::NOSUID | MountFlags::NODEV, |all, flag| all | flag.kernel_flag());
     let refused = || format!("{} can't be mounted on", mount_point.display());
-    let place = open_place(mount_point).context(refused)?;
+    let place = open_directory(mount_point).context(refused)?;
     let shown = Path::new("/proc/self/fd").join(place.as_raw_fd().to_string());
     rustix::mount::mount(options.source.as_str(), &shown, FILE_SYSTEM, flags, &*data)
         .context(refused)?;
-    Ok(device.into())
+    let mounted_at = shown.read_link().context(refused)?;
+    Ok((device.into(), mounted_at))
 }
 
-/// Opens the directory to mount on. Its path is resolved already: where a link is on the way now,
-/// somebody would have the mount elsewhere.
-fn open_place(mount_point: &Path) -> rustix::io::Result<OwnedFd> {
+/// Opens a directory whose path is resolved already: where a link is on the way now, somebody would
+/// have it elsewhere.
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat2(CWD, mount_point, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         // Some containers forbid it.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            rustix::fs::openat(CWD, mount_point, flags, Mode::empty())
-        }
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(CWD, path, flags, Mode::empty()),
         other => other,
     }
 }
 
 /// Lets fusermount3 mount; it sends the device through a socket, see `fusermount3(1)`.
-fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<(OwnedFd, PathBuf)> {
+    let refused = || format!("{} can't be mounted on", mount_point.display());
+    let place = Place::open(mount_point).context(refused)?;
     let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
     let mut words =
         vec![format!("fsname={source}"), "subtype=atelier".into(), "default_permissions".into()];
@@ -155,7 +216,8 @@ fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd>
         .context(|| "a socket for fusermount3 can't be made".to_owned())?;
     let child = Command::new(FUSERMOUNT)
         .args(["-o", &words.join(","), "--"])
-        .arg(mount_point)
+        .arg(&place.name)
+        .current_dir(place.directory())
         .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -164,7 +226,7 @@ fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd>
     drop(theirs);
     let device = receive(&ours);
     let output = child.wait_with_output().map_err(no_fusermount)?;
-    device.ok_or_else(|| {
+    let device = device.ok_or_else(|| {
         let complaint = complaint(&output);
         let error = Error::new(
             ErrorKind::PermissionDenied,
@@ -175,7 +237,8 @@ fn mount_for_user(mount_point: &Path, options: &MountOptions) -> Result<OwnedFd>
         } else {
             error
         }
-    })
+    })?;
+    Ok((device, place.shown().context(refused)?))
 }
 
 fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
@@ -190,13 +253,14 @@ fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
     })
 }
 
-fn unmount_for_user(mount_point: &Path, how: Unmount) -> Result<()> {
+fn unmount_for_user(place: &Place, mount_point: &Path, how: Unmount) -> Result<()> {
     let mut command = Command::new(FUSERMOUNT);
     command.arg("-u");
     if how == Unmount::Lazily {
         command.arg("-z");
     }
-    let output = command.arg("--").arg(mount_point).output().map_err(no_fusermount)?;
+    command.arg("--").arg(&place.name).current_dir(place.directory());
+    let output = command.output().map_err(no_fusermount)?;
     if output.status.success() {
         return Ok(());
     }
@@ -216,7 +280,7 @@ fn complaint(output: &Output) -> String {
     line.strip_prefix("fusermount3: ").unwrap_or(line).to_owned()
 }
 
-fn no_fusermount(error: std::io::Error) -> Error {
+fn no_fusermount(error: io::Error) -> Error {
     Error::io(error, "fusermount3, which mounts for users, can't be run")
         .with_hint("install the package fuse3 (`apt install fuse3`, `dnf install fuse3`)")
 }
@@ -240,9 +304,9 @@ mod tests {
         let dir = dir.path().canonicalize().unwrap();
         std::fs::create_dir_all(dir.join("precious/place")).unwrap();
         std::os::unix::fs::symlink("precious", dir.join("his")).unwrap();
-        assert!(open_place(&dir.join("precious/place")).is_ok());
-        assert_eq!(open_place(&dir.join("his/place")).unwrap_err(), Errno::LOOP);
+        assert!(open_directory(&dir.join("precious/place")).is_ok());
+        assert_eq!(open_directory(&dir.join("his/place")).unwrap_err(), Errno::LOOP);
         std::os::unix::fs::symlink("precious/place", dir.join("last")).unwrap();
-        assert!(open_place(&dir.join("last")).is_err());
+        assert!(open_directory(&dir.join("last")).is_err());
     }
 }

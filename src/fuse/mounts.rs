@@ -13,6 +13,8 @@ pub const FILE_SYSTEM: &str = "fuse.atelier";
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// The number of the mount; no other one of now has it, not even of the same file system.
+    pub id: u64,
     /// The device number, `major:minor`; no other mounted file system has it.
     pub device: String,
     /// Where it is mounted.
@@ -75,13 +77,15 @@ pub fn around(mount_point: &Path) -> Result<Option<Mounted>> {
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`.
 fn parse(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = fields.nth(2)?;
+    let id = text(fields.next()?).parse().ok()?;
+    let device = fields.nth(1)?;
     let mount_point = fields.nth(1)?;
     let options = fields.next()?;
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let file_system = rest.next()?;
     let source = rest.next()?;
     Some(Mounted {
+        id,
         device: text(device),
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
         file_system: text(file_system),

@@ -116,7 +116,8 @@ pub struct MountOptions {
     pub flags: Vec<Flag>,
 }
 
-/// Mounts a tree at a directory; it answers when this returns.
+/// Mounts a tree at a directory; it answers when this returns. The path is one that
+/// [`absolute`](mounts::absolute) gave: no link on it is followed any more.
 ///
 /// Work that has to wait runs on the tokio runtime that this is called in. The kernel's requests
 /// are counted in `metrics`.
@@ -130,11 +131,10 @@ pub fn mount(
     mount_point: &Path,
     options: &MountOptions,
 ) -> Result<Session> {
-    let mount_point = mounts::absolute(mount_point)?;
     let opens = Arc::new(Passthrough::new(metrics.clone()));
     let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics, options.access.admission(true));
     device::allow_large_requests();
-    let device = device::mount(&mount_point, options)?;
+    let (device, mount_point) = device::mount(mount_point, options)?;
     serve(fuse, device, mount_point, &options.access, threads(2), |_| Ok(()))
 }
 
@@ -153,14 +153,13 @@ pub fn mount_frozen(
     mount_point: &Path,
     options: &MountOptions,
 ) -> Result<Session> {
-    let mount_point = mounts::absolute(mount_point)?;
     let opens = if options.access.is_private() { Opens::Unasked } else { Opens::Asked };
     let (noted, pusher) = Pusher::new(frozen.clone(), metrics.clone());
     let fuse = over(frozen, Reading { opens, noted }, metrics, options.access.admission(false));
     let runtime = fuse.runtime.clone();
     let mut options = options.clone();
     options.flags.push(Flag::ReadOnly);
-    let device = device::mount_directly(&mount_point, &options)?;
+    let (device, mount_point) = device::mount_directly(mount_point, &options)?;
     let push = |notifier| pusher.start(notifier, runtime);
     serve(fuse, device, mount_point, &options.access, threads(FROZEN_THREADS), push)
 }
@@ -244,10 +243,15 @@ impl Session {
 
     /// Whether it is at its mount point still, perhaps below another mount.
     pub fn is_mounted(&self) -> bool {
-        let ours = |mounted: &mounts::Mounted| {
+        self.mounted().is_ok_and(|mounted| mounted.is_some())
+    }
+
+    /// What the table of mounts says of it.
+    fn mounted(&self) -> Result<Option<mounts::Mounted>> {
+        let is_ours = |mounted: &mounts::Mounted| {
             mounted.device == self.device && mounted.mount_point == self.mount_point
         };
-        mounts::all().is_ok_and(|all| all.iter().any(ours))
+        Ok(mounts::all()?.into_iter().find(is_ours))
     }
 
     /// Unmounts it; one that isn't mounted any more is no error.
@@ -255,7 +259,10 @@ impl Session {
     /// # Errors
     /// `ResourceBusy` while it is in use, unless `how` is lazy.
     pub fn unmount(&self, how: Unmount) -> Result<()> {
-        if self.is_mounted() { device::unmount(&self.mount_point, how) } else { Ok(()) }
+        match self.mounted()? {
+            Some(mounted) => device::unmount(&mounted, how),
+            None => Ok(()),
+        }
     }
 }
 

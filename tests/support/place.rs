@@ -64,8 +64,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        while mounts::at(&self.dir).is_ok_and(|mounted| mounted.is_some())
-            && fuse::unmount(&self.dir, Unmount::Lazily).is_ok()
+        while let Ok(Some(mounted)) = mounts::at(&self.dir)
+            && fuse::unmount(&mounted, Unmount::Lazily).is_ok()
         {}
     }
 }

@@ -16,8 +16,10 @@ use crate::fuse::{self, Unmount, mounts};
 pub(super) fn prepare(dir: &Path) -> Result<PathBuf> {
     let place = mounts::absolute(dir).map_err(|error| missing(dir, error))?;
     // Several dead mounts may lie on each other, one a crash.
-    while mounts::at(&place)?.is_some_and(|mounted| mounted.is_ours()) && is_dead(&place) {
-        fuse::unmount(&place, Unmount::Lazily)?;
+    while let Some(mounted) = mounts::at(&place)?.filter(mounts::Mounted::is_ours)
+        && is_dead(&place)
+    {
+        fuse::unmount(&mounted, Unmount::Lazily)?;
         table::say(format!("took away a mount on {} whose process had died", place.display()));
     }
     let shown = place.display();
