@@ -109,14 +109,16 @@ impl Passthrough {
         drop(last);
     }
 
-    /// Says once why the kernel goes on asking, unless it is because of this one file.
+    /// Says once why the kernel goes on asking, unless it is because of this one file, or of the
+    /// user, who was told when he mounted.
     fn refused(&self, error: &io::Error) {
         let not_allowed = matches!(
             rustix::io::Errno::from_io_error(error),
             Some(rustix::io::Errno::PERM | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY)
         );
-        if not_allowed && !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::info!(%error, "files are read and written through this process: passthrough takes root");
+        let is_first = not_allowed && !self.refused.swap(true, Ordering::Relaxed);
+        if is_first && rustix::process::geteuid().is_root() {
+            tracing::info!(%error, "files are read and written through this process: the kernel allows no passthrough");
         } else {
             tracing::debug!(%error, "a file is used through this process");
         }

@@ -31,16 +31,26 @@ impl Served {
     ) -> Result<Self> {
         let project = fuse::mount(namespace.clone(), metrics.clone(), mount_point, options)?;
         let mut served = Self { inside: Vec::new(), project };
+        let mut with_the_rest = Vec::new();
         for (name, shelf) in namespace.versions() {
             let frozen = Arc::new(Frozen::new(shelf));
             let place = served.project.mount_point().join(name);
             match fuse::mount_frozen(frozen, metrics.clone(), &place, options) {
                 Ok(session) => served.inside.push(session),
                 Err(error) if error.kind() == ErrorKind::NotPermitted => {
-                    tracing::info!("{name} is served with the rest, slower: {error:?}");
+                    tracing::debug!("{name} can't be mounted by itself: {error:?}");
+                    with_the_rest.push(name);
                 }
                 Err(error) => tracing::warn!("{name} is served with the rest: {error:?}"),
             }
+        }
+        // The kernel refuses such a user passthrough, too, and that isn't told again.
+        if !with_the_rest.is_empty() {
+            let names = with_the_rest.join(" and ");
+            tracing::info!(
+                "{names} are served with the rest, and files/ through this process: what is \
+                 faster takes root"
+            );
         }
         Ok(served)
     }
