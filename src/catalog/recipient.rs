@@ -186,6 +186,23 @@ impl Catalog {
         Ok(in_order(found))
     }
 
+    /// Whether a user has a key that counts in a community or project: one that he registered, or an
+    /// Admin there.
+    ///
+    /// # Errors
+    /// `NotFound`; `PermissionDenied` for who has no role there.
+    pub async fn has_key(&self, user: &str, on: &Scope) -> Result<bool> {
+        let mut db = self.read().await?;
+        let (mut place, _) = self.find_place(&mut db, on, Role::Viewer).await?;
+        if let Some(project) = &place.project {
+            place.community = Some(by_id(&mut db, project).await?.community);
+        }
+        let (users, mut found) = ([user.to_owned()], Vec::new());
+        registered(&mut db, &users, &mut found).await?;
+        placed(&mut db, &place, &users, &mut found).await?;
+        Ok(found.iter().any(|recipient| recipient.user == user))
+    }
+
     /// The keys that one secret is encrypted to: [`Catalog::recipients`] of its project, and
     /// those of the members of each community that it is published in.
     ///

@@ -114,6 +114,9 @@ impl Member {
                 let on = place::scope(context, &catalog, &on).await?;
                 catalog.set_role(&member, role, &on).await?;
                 table::say(format!("{member} is {role} on {on}"));
+                if role >= Role::Developer && !catalog.has_key(&member, &on).await? {
+                    say_that_he_has_no_key(&member, &on);
+                }
                 reseal::within(context, &catalog, &on).await?;
             }
             Self::List { on } => {
@@ -152,6 +155,14 @@ impl Member {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn say_that_he_has_no_key(member: &str, on: &Scope) {
+    table::say(format!(
+        "{member} has no key yet, so that no secret is encrypted to him\n\
+         hint: he runs `atelier init`, then an admin `atelier member key add {member} RECIPIENT \
+         --on {on}`, or a developer `atelier secret rotate --all`"
+    ));
 }
 
 /// The organization that is named, or the one at hand.

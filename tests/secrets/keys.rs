@@ -47,6 +47,30 @@ async fn membership_decides_who_reads() {
     assert!(!as_user(&home, "bob", &["run", "--", "printenv", "A"]).status.success());
 }
 
+/// Who makes somebody a member is told what is missing before he can read.
+#[tokio::test]
+async fn a_new_member_without_a_key_is_told_of_until_he_has_one() {
+    let home = Home::new().await;
+    done(&home.set("A", "project", b"1"));
+    let add = |role: &'static str| ["member", "add", "bob", "--role", role, "--on", "pets/cats"];
+    let said = |args: &[&str]| {
+        let added = home.run(args);
+        done(&added);
+        stderr(&added)
+    };
+    // A viewer needs none.
+    assert!(!said(&add("viewer")).contains("no key"));
+    let without = said(&add("developer"));
+    assert!(without.contains("bob has no key yet"), "{without}");
+    assert!(without.contains("hint: he runs `atelier init`"), "{without}");
+
+    let bob = Identities::load_or_create(&home.key_file("bob")).unwrap();
+    let key = ["member", "key", "add", "bob", &bob.recipient(), "--on", "pets/cats"];
+    done(&home.run(&key));
+    assert!(!said(&add("editor")).contains("no key"));
+    assert_eq!(done(&as_user(&home, "bob", &["run", "--", "printenv", "A"])), "1\n");
+}
+
 /// A member who lost his identity gets his secrets back by another one.
 #[tokio::test]
 async fn a_lost_identity_is_replaced() {
