@@ -132,11 +132,7 @@ impl Tree for SecretsTree {
         let shown = self.find(path).await?;
         let environment = self.environment(&shown).await?;
         if !mode.writes() {
-            self.served.note(&environment);
-            return Ok(Arc::new(Body {
-                attr: attr_of(&environment),
-                bytes: environment.body.into(),
-            }));
+            return Ok(self.served.note(environment));
         }
         if shown.added {
             let message = format!("{path} belongs to {}", shown.resource.owner);
@@ -255,7 +251,9 @@ fn clip(bytes: &[u8], offset: u64, len: usize) -> Range<usize> {
     start..start.saturating_add(len).min(bytes.len())
 }
 
-/// An open environment file: the ciphertext as it was when it was opened.
+/// An open environment file: the ciphertext as it was when it was opened. All who have a version
+/// open share it.
+#[derive(Debug)]
 struct Body {
     attr: Attr,
     bytes: Bytes,
