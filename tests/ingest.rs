@@ -14,6 +14,7 @@ use crate::support::home::Home;
 use crate::support::place::Place;
 
 mod again;
+mod hostile;
 mod objects;
 mod tarball;
 mod trees;

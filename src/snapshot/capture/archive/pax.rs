@@ -73,7 +73,9 @@ impl Pax {
 fn time(text: &str) -> Option<Mtime> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
-    let digits = fraction.get(..fraction.len().min(9))?;
+    let digits =
+        Some(fraction).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let digits = &digits[..digits.len().min(9)];
     let nanos = if digits.is_empty() { 0 } else { digits.parse::<u32>().ok()? };
     let nanos = nanos * 10_u32.pow(9 - u32::try_from(digits.len()).ok()?);
     if whole.starts_with('-') && nanos > 0 {
@@ -98,7 +100,7 @@ mod tests {
         ] {
             assert_eq!(time(text), Some(Mtime { seconds, nanos }), "{text}");
         }
-        for wrong in ["", "x", "1.x", "1.5e3", "99999999999999999999"] {
+        for wrong in ["", "x", "1.x", "1.+5", "1.5e3", "99999999999999999999"] {
             assert_eq!(time(wrong), None, "{wrong}");
         }
     }

@@ -11,6 +11,10 @@ const BLOCK: usize = 512;
 /// No number in a map has more digits.
 const DIGITS: usize = 20;
 
+/// No map in front of the data has more pieces: it is kept in memory, and a few compressed bytes may
+/// be as many pieces as one likes.
+const MOST_PIECES: u64 = 1 << 20;
+
 /// The bytes of a file of which only the data are in the archive.
 pub(super) struct Expanded<R> {
     source: R,
@@ -88,7 +92,11 @@ fn read_map(source: &mut impl Read) -> io::Result<Vec<(u64, u64)>> {
         text.parse::<u64>().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
     };
     let mut map = Vec::new();
-    for _ in 0..number()? {
+    let pieces = number()?;
+    if pieces > MOST_PIECES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    for _ in 0..pieces {
         map.push((number()?, number()?));
     }
     let padding = consumed.next_multiple_of(BLOCK) - consumed;
@@ -123,7 +131,8 @@ mod tests {
         source.resize(BLOCK, 0);
         source.extend(b"ab");
         assert_eq!(expanded(&source, &sparse).unwrap(), b"\0\0ab");
-        for wrong in [&b"x\n"[..], b"1\n", b"99999999999999999999999\n", b"1\n3\n2\n"] {
+        for wrong in [&b"x\n"[..], b"1\n", b"99999999999999999999999\n", b"1\n3\n2\n", b"1048577\n"]
+        {
             assert!(expanded(wrong, &sparse).is_err(), "{}", wrong.escape_ascii());
         }
     }

@@ -18,6 +18,10 @@ use crate::snapshot::capture::feed::{At, Coming, Feed, Stopped};
 use crate::snapshot::capture::read::{Done, Input, Part, ReadError, Reading};
 use crate::snapshot::format::{Content, Entry, Mtime};
 
+/// How long all headers of a member may be together, in bytes. They are kept in memory, and a few
+/// compressed bytes may be as many as one likes; the map of a sparse file of 100,000 pieces has less.
+const LONGEST_HEADERS: u64 = 8 << 20;
+
 /// Where an archive goes.
 pub(super) struct Into<'a> {
     pub(super) name: &'a str,
@@ -29,12 +33,16 @@ pub(super) struct Into<'a> {
 impl Into<'_> {
     /// Takes in all members.
     pub(super) fn take(&self, source: impl Read) -> Result<(), Stopped> {
-        let ended = Cell::new(false);
-        let mut archive = tar::Archive::new(Ending { source, ended: &ended });
+        let course = Course::default();
+        course.limit.set(LONGEST_HEADERS);
+        let mut archive = tar::Archive::new(Followed { source, course: &course });
         for member in archive.entries().map_err(|error| self.damaged(error))? {
-            self.member(member.map_err(|error| self.damaged(error))?)?;
+            let member = member.map_err(|error| self.damaged(error))?;
+            course.member_of(stored_len(&member));
+            self.member(member)?;
         }
-        if ended.get() {
+        course.limit.set(u64::MAX);
+        if course.ended.get() {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, "its end marker is missing");
             return Err(self.damaged(error));
         }
@@ -140,18 +148,50 @@ impl Into<'_> {
     }
 }
 
-/// Notes when its source has ended: a tar ends before, by its own marker.
-struct Ending<'a, R> {
-    source: R,
-    ended: &'a Cell<bool>,
+/// How many bytes a member has in the archive, which its holes haven't.
+fn stored_len<R: Read>(member: &Member<'_, R>) -> u64 {
+    let header = member.header();
+    if header.entry_type().is_gnu_sparse() {
+        header.entry_size().unwrap_or(0)
+    } else {
+        member.size()
+    }
 }
 
-impl<R: Read> Read for Ending<'_, R> {
+/// How far an archive was read, in bytes.
+#[derive(Default)]
+struct Course {
+    at: Cell<u64>,
+    /// Where the headers of the next member have to end.
+    limit: Cell<u64>,
+    /// Whether its source has ended: a tar ends before, by its own marker.
+    ended: Cell<bool>,
+}
+
+impl Course {
+    /// Notes that a member begins here, whose headers were read.
+    fn member_of(&self, len: u64) {
+        self.limit.set(self.at.get().saturating_add(len).saturating_add(LONGEST_HEADERS));
+    }
+}
+
+/// Follows how an archive is read.
+struct Followed<'a, R> {
+    source: R,
+    course: &'a Course,
+}
+
+impl<R: Read> Read for Followed<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let Course { at, limit, ended } = self.course;
+        if at.get() > limit.get() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its headers are too long"));
+        }
         let len = self.source.read(into)?;
         if len == 0 && !into.is_empty() {
-            self.ended.set(true);
+            ended.set(true);
         }
+        at.set(at.get() + len as u64);
         Ok(len)
     }
 }
