@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
+use super::options::Options;
+use crate::config::ServingArgs;
+use crate::error::Result;
+
 /// The name under which mount(8) looks for a helper of the type `atelier`.
 const NAME: &str = "mount.atelier";
 
@@ -58,6 +62,14 @@ pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     arguments.push("--".into());
     arguments.extend(places);
     arguments
+}
+
+/// Checks the options of a list, as `mount -f` has it done, and does nothing by them.
+///
+/// # Errors
+/// `InvalidInput` for one that isn't known, unless `sloppy`, or whose value makes no sense.
+pub fn check(list: &str, sloppy: bool) -> Result<()> {
+    Options::parse(&[list.to_owned()], &ServingArgs::default(), sloppy).map(drop)
 }
 
 #[cfg(test)]
