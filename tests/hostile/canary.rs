@@ -1,13 +1,20 @@
 //! Somebody who wants a secret from whatever the program leaves behind or shows.
 
 use std::fs;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
+
+use atelier::object::s3::Credentials;
+use atelier::secret::identity::Identities;
+use atelier::secret::{OpenEnvironment, Value};
+use rustix::process::{Signal, kill_process};
 
 use super::{stderr, stdout};
 use crate::support::home::Home;
 use crate::support::moto::Moto;
 use crate::support::place::{Place, until};
+use crate::support::root;
 use crate::support::seaweed::BUCKET;
 
 /// What nothing else looks like: a secret, the secret of an S3 key, its session's token.
@@ -84,6 +91,13 @@ impl Hunt {
             assert!(looked_at.iter().any(|looked_at| looked_at == name), "{name} in {looked_at:?}");
         }
     }
+
+    /// How much the block cache has on disk, in bytes.
+    fn cached(&self) -> u64 {
+        let files = walkdir::WalkDir::new(self.place.home.path(".cache/atelier/blocks"));
+        let sizes = files.into_iter().flatten().filter_map(|entry| entry.metadata().ok());
+        sizes.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
+    }
 }
 
 fn log(place: &Place) -> String {
@@ -126,6 +140,11 @@ fn who_wants_a_secret_finds_it_in_no_log_file_process_or_message() {
     assert!(hunt.place.is_mounted(), "{:?}", hunt.heard.last());
     // What works, and what fails in each way.
     assert!(fs::read_dir(hunt.place.dir.join("s3/raw")).unwrap().next().is_none());
+    let large = "no secret\n".repeat(300_000);
+    server.put("large", "", &large);
+    until("the object shows", || hunt.place.dir.join("s3/raw/large").exists());
+    assert!(fs::read_to_string(hunt.place.dir.join("s3/raw/large")).unwrap() == large);
+    until("it is kept on disk", || hunt.cached() >= large.len() as u64);
     assert!(fs::read(hunt.place.dir.join("s3/raw/none")).is_err());
     assert!(fs::read_dir(hunt.place.dir.join("s3/broken")).unwrap().next().unwrap().is_err());
     let env = fs::read(hunt.place.dir.join("secrets/project.env")).unwrap();
@@ -142,11 +161,23 @@ fn who_wants_a_secret_finds_it_in_no_log_file_process_or_message() {
         &["run", "--", "true"],
         &["run", "--", "no such program"],
         &["run", "--env", "none", "--", "true"],
+        &["secret", "show", "TOKEN", "--reveal"],
         &["env", "--format", "none"],
         &["dataset", "create", "flowers", "none"],
         &["whoami"],
     ] {
         hunt.run(words);
+    }
+    // Whoever listens is gone, or has no room for it.
+    for (script, of) in [("exec >&-", "TOKEN"), ("exec >/dev/full", "TOKEN"), ("exec 2>&-", "NONE")]
+    {
+        let script =
+            format!("{script}; \"$0\" env --format json; \"$0\" secret show {of} --reveal");
+        let words = ["-c", &script, env!("CARGO_BIN_EXE_atelier")];
+        let output = hunt.place.home.program("sh", words).output().unwrap();
+        let output = if of == "NONE" { Output { stdout: Vec::new(), ..output } } else { output };
+        assert!(!stderr(&output).contains("panicked"), "{output:?}");
+        hunt.heard.push((script, output));
     }
     until("the log tells of requests", || log(&hunt.place).contains("DEBUG"));
     // A file that is damaged, and no key any more.
@@ -161,7 +192,7 @@ fn who_wants_a_secret_finds_it_in_no_log_file_process_or_message() {
     hunt.run(&["s3", "test", "raw"]);
     assert!(hunt.heard.iter().filter(|(_, output)| !output.status.success()).count() >= 6);
     // It ends badly; what it leaves is looked at, too.
-    rustix::process::kill_process(hunt.place.server(), rustix::process::Signal::ABORT).unwrap();
+    kill_process(hunt.place.server(), Signal::ABORT).unwrap();
     until("it has ended", || log(&hunt.place).len() > 1 && is_dead(&hunt.place.dir));
     hunt.run(&["status"]);
     hunt.run(&["unmount", &dir]);
@@ -175,16 +206,131 @@ fn is_dead(dir: &Path) -> bool {
 
 #[test]
 fn who_wants_a_secret_in_a_debugger_s_print_finds_a_mask() {
-    let value = atelier::secret::Value::new(CANARIES[0].as_bytes().to_vec());
-    let credentials = atelier::object::s3::Credentials::Static {
+    let (value, credentials, identities) = secrets();
+    let printed = format!("{value:?} {credentials:?} {identities:?} {value:#?} {credentials:#?}");
+    assert!(CANARIES.iter().all(|canary| !printed.contains(canary)), "{printed}");
+    assert!(printed.contains("***") && !printed.contains("AGE-SECRET"), "{printed}");
+}
+
+/// A secret, the key of a bucket and a user's identities, as the program has them in memory.
+fn secrets() -> (Value, Credentials, Identities) {
+    let value = Value::new(CANARIES[0].as_bytes().to_vec());
+    let credentials = Credentials::Static {
         key_id: "K".into(),
         secret: CANARIES[1].into(),
         token: Some(CANARIES[2].into()),
     };
     let home = Home::new();
-    let keys = home.path(".config/sops/age/keys.txt");
-    let identities = atelier::secret::identity::Identities::load(&keys).unwrap();
-    let printed = format!("{value:?} {credentials:?} {identities:?} {value:#?} {credentials:#?}");
-    assert!(CANARIES.iter().all(|canary| !printed.contains(canary)), "{printed}");
-    assert!(printed.contains("***") && !printed.contains("AGE-SECRET"), "{printed}");
+    let identities = Identities::load(&home.path(".config/sops/age/keys.txt")).unwrap();
+    (value, credentials, identities)
+}
+
+#[test]
+fn who_wants_a_secret_in_a_panic_finds_a_mask() {
+    // What `unwrap`, `expect` and `assert_eq!` print when they fail.
+    let panics: [fn(); 4] = [
+        || black_box(Err(secrets())).unwrap(),
+        || black_box(Ok(secrets())).unwrap_err(),
+        || assert_eq!(secrets().0, Value::new(CANARIES[1].as_bytes().to_vec())),
+        || {
+            let mut environment = OpenEnvironment::create("project").unwrap();
+            environment.set("TOKEN", secrets().0).unwrap();
+            panic!("{environment:?}");
+        },
+    ];
+    for panic in panics {
+        let payload = std::thread::spawn(panic).join().unwrap_err();
+        let said = payload.downcast_ref::<String>().unwrap();
+        assert!(said.contains("***"), "{said}");
+        let tells = CANARIES.iter().any(|canary| said.contains(canary));
+        assert!(!tells && !said.contains("AGE-SECRET"), "{said}");
+    }
+}
+
+/// The kernel's pattern for cores, which leads to a directory of ours as long as this is there.
+struct Cores {
+    dir: tempfile::TempDir,
+    before: String,
+}
+
+impl Cores {
+    const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+
+    fn caught() -> Self {
+        let (dir, before) = (tempfile::tempdir().unwrap(), fs::read_to_string(Self::PATTERN));
+        let before = before.unwrap();
+        fs::write(Self::PATTERN, format!("{}/core.%p", dir.path().display())).unwrap();
+        Self { dir, before }
+    }
+
+    /// The cores that were left.
+    fn left(&self) -> Vec<Vec<u8>> {
+        let files = fs::read_dir(self.dir.path()).unwrap();
+        files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
+    }
+}
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::PATTERN, &self.before);
+    }
+}
+
+/// An editor that ends the process that called it by a signal. Rust's own handler takes the first
+/// SEGV and BUS for the end of a stack, and looks again.
+const KILLS: &str = "#!/bin/sh\np=$PPID\n\
+    while [ \"$(cat /proc/$p/comm)\" != atelier ]; do\n\
+    \x20 p=$(sed -n 's/^PPid:[^0-9]*//p' /proc/$p/status)\ndone\n\
+    grep -q canary-value \"$1\" || exit\n\
+    for again in 1 2 3; do kill -$SIGNAL $p 2>/dev/null; sleep 0.1; done\n";
+
+#[test]
+fn who_wants_a_secret_in_a_core_gets_no_core() {
+    if !root::is_here() {
+        return;
+    }
+    let cores = Cores::caught();
+    let mut control = Command::new("sh");
+    control.args(["-c", "ulimit -c unlimited; kill -SEGV $$"]).env("TOKEN", CANARIES[0]);
+    assert!(!control.status().unwrap().success());
+    let left = cores.left();
+    let tells = |core: &Vec<u8>| core.windows(12).any(|part| part == &CANARIES[0].as_bytes()[..12]);
+    // Else nothing would be looked at.
+    assert!(left.len() == 1 && left.iter().all(tells), "{} cores", left.len());
+
+    let mut hunt = Hunt::new();
+    hunt.set("TOKEN", CANARIES[0]);
+    let editor = hunt.place.home.path("editor");
+    fs::write(&editor, KILLS).unwrap();
+    fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for signal in ["SEGV", "ABRT", "BUS", "ILL", "SYS"] {
+        let script = "ulimit -c unlimited; exec \"$0\" secret edit";
+        let words = ["-c", script, env!("CARGO_BIN_EXE_atelier")];
+        let mut edit = hunt.place.home.program("sh", words);
+        let output = edit.env("VISUAL", "./editor").env("SIGNAL", signal).output().unwrap();
+        assert!(output.status.code().is_none(), "{signal}: {output:?}");
+        hunt.heard.push((signal.to_owned(), output));
+    }
+    let script = "ulimit -c unlimited; exec \"$0\" mount lab/cats/tabby \"$1\"";
+    let words = ["-c", script, env!("CARGO_BIN_EXE_atelier"), hunt.place.dir()];
+    assert!(hunt.place.home.program("sh", words).status().unwrap().success());
+    let server = hunt.place.server();
+    until("it has ended", || {
+        let _ = kill_process(server, Signal::SEGV);
+        is_dead(&hunt.place.dir)
+    });
+    assert_eq!(cores.left().len(), 1, "only that of the shell");
+    hunt.run(&["dataset", "list"]);
+    hunt.look_everywhere();
+    // What the killed ones left in memory is wiped by the next one.
+    let script = "exec \"$0\" secret edit";
+    let words = ["-c", script, env!("CARGO_BIN_EXE_atelier")];
+    let mut edit = hunt.place.home.program("sh", words);
+    assert!(edit.env("VISUAL", "true").status().unwrap().success());
+    for entry in walkdir::WalkDir::new("/dev/shm").into_iter().flatten() {
+        if entry.file_type().is_file() {
+            let bytes = fs::read(entry.path()).unwrap_or_default();
+            hunt.assert_nothing(&entry.path().display().to_string(), &bytes);
+        }
+    }
 }

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use data_encoding::BASE32_NOPAD;
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::{Absent, Context, DEFAULT, Environments, read_all, table};
@@ -22,6 +23,9 @@ const TMPFS: i64 = 0x0102_1994;
 
 /// Where every Linux has such a file system, see `shm_overview(7)`.
 const SHARED_MEMORY: &str = "/dev/shm";
+
+/// What the names of directories begin with in which plaintext is while it is edited.
+const ROOM: &str = "atelier-";
 
 /// What is edited.
 #[derive(Debug, clap::Args)]
@@ -111,27 +115,56 @@ async fn edit(file: &Path, signals: &mut Signals) -> Result<()> {
 }
 
 /// A directory in memory that only this user can enter; what is in it is wiped in the end.
-struct Room(PathBuf);
+struct Room {
+    dir: PathBuf,
+    /// Held as long as somebody is in it.
+    _lock: File,
+}
 
 impl Room {
     fn make(runtime: Option<&Path>) -> Result<Self> {
         let places = runtime.and_then(Path::parent).into_iter().chain([Path::new(SHARED_MEMORY)]);
         for place in places.filter(|place| is_memory(place)) {
+            Self::clear(place);
             let mut random = [0; 10];
             getrandom::fill(&mut random).map_err(|error| {
                 Error::new(ErrorKind::Io, "the system gives no random numbers").with_source(error)
             })?;
-            let dir = place.join(format!("atelier-{}", BASE32_NOPAD.encode(&random)));
-            if DirBuilder::new().mode(0o700).create(&dir).is_ok() {
-                return Ok(Self(dir));
+            let dir = place.join(format!("{ROOM}{}", BASE32_NOPAD.encode(&random)));
+            if DirBuilder::new().mode(0o700).create(&dir).is_ok()
+                && let Some(room) = Self::enter(dir)
+            {
+                return Ok(room);
             }
         }
         Err(Error::new(ErrorKind::Unsupported, "there is no memory to keep plaintext in")
             .with_hint("$XDG_RUNTIME_DIR or /dev/shm has to be a tmpfs that you may write"))
     }
 
+    /// Takes a room that nobody is in.
+    fn enter(dir: PathBuf) -> Option<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let mut options = OpenOptions::new();
+        let lock = options.read(true).custom_flags(flags.bits().cast_signed()).open(&dir).ok()?;
+        let is_ours = lock.metadata().ok()?.uid() == rustix::process::geteuid().as_raw();
+        (is_ours && lock.try_lock().is_ok()).then_some(Self { dir, _lock: lock })
+    }
+
+    /// Wipes what processes left that were killed.
+    fn clear(place: &Path) {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let random = name.to_str().and_then(|name| name.strip_prefix(ROOM));
+            if random.is_some_and(|random| BASE32_NOPAD.decode(random.as_bytes()).is_ok())
+                && let Some(room) = Self::enter(entry.path())
+            {
+                drop(room);
+            }
+        }
+    }
+
     fn file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
-        let file = self.0.join(format!("{name}.env"));
+        let file = self.dir.join(format!("{name}.env"));
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
         made.and_then(|mut file| file.write_all(bytes))
             .context(|| format!("{} can't be made", file.display()))?;
@@ -152,7 +185,7 @@ impl Room {
 impl Drop for Room {
     /// Wipes each file, also those that the editor made beside.
     fn drop(&mut self) {
-        for entry in walkdir::WalkDir::new(&self.0).into_iter().filter_map(Result::ok) {
+        for entry in walkdir::WalkDir::new(&self.dir).into_iter().filter_map(Result::ok) {
             if entry.file_type().is_file() {
                 let wiped = entry.metadata().map_err(io::Error::from).and_then(|metadata| {
                     let zeros = vec![0; usize::try_from(metadata.len()).unwrap_or(0)];
@@ -163,8 +196,8 @@ impl Drop for Room {
                 }
             }
         }
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            table::say(format!("warning: {} can't be removed: {error}", self.0.display()));
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            table::say(format!("warning: {} can't be removed: {error}", self.dir.display()));
         }
     }
 }
