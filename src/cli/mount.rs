@@ -192,6 +192,7 @@ impl Mount {
             daemon::ready(&context.config.home)?;
         }
         tracing::info!(project = source, mount_point = %mount_point.display(), "mounted");
+        served.log_what_is_missing();
         let ended = until_unmounted(&served, signals, &mount_point).await;
         files.close().await;
         ended?;

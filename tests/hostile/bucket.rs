@@ -50,4 +50,10 @@ fn who_wants_a_set_user_id_program_a_device_or_another_owner_gets_a_plain_file()
         assert_eq!((found.mode() & 0o7777, found.uid(), found.rdev()), (0o644, me, 0), "{name}");
         assert_eq!(fs::read_to_string(bucket.join(name)).unwrap(), "/etc/shadow");
     }
+    // The key that all of it was read with is kept out of swap.
+    let process = place.server().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    let kib: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!((4..=1024).contains(&kib), "{locked}");
 }

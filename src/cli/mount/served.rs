@@ -16,6 +16,8 @@ pub(super) struct Served {
     // In this order: what lies inside goes first.
     inside: Vec<Session>,
     project: Session,
+    /// What isn't mounted by itself since the user may not.
+    with_the_rest: Vec<&'static str>,
 }
 
 impl Served {
@@ -30,8 +32,7 @@ impl Served {
         options: &MountOptions,
     ) -> Result<Self> {
         let project = fuse::mount(namespace.clone(), metrics.clone(), mount_point, options)?;
-        let mut served = Self { inside: Vec::new(), project };
-        let mut with_the_rest = Vec::new();
+        let mut served = Self { inside: Vec::new(), project, with_the_rest: Vec::new() };
         for (name, shelf) in namespace.versions() {
             let frozen = Arc::new(Frozen::new(shelf));
             let place = served.project.mount_point().join(name);
@@ -39,20 +40,24 @@ impl Served {
                 Ok(session) => served.inside.push(session),
                 Err(error) if error.kind() == ErrorKind::NotPermitted => {
                     tracing::debug!("{name} can't be mounted by itself: {error:?}");
-                    with_the_rest.push(name);
+                    served.with_the_rest.push(name);
                 }
                 Err(error) => tracing::warn!("{name} is served with the rest: {error:?}"),
             }
         }
-        // The kernel refuses such a user passthrough, too, and that isn't told again.
-        if !with_the_rest.is_empty() {
-            let names = with_the_rest.join(" and ");
+        Ok(served)
+    }
+
+    /// Tells the log what an ordinary user goes without: mounts inside the mount and, since the
+    /// kernel refuses him that as well, passthrough.
+    pub(super) fn log_what_is_missing(&self) {
+        if !self.with_the_rest.is_empty() {
+            let names = self.with_the_rest.join(" and ");
             tracing::info!(
-                "{names} are served with the rest, and files/ through this process: what is \
+                "{names} are served with the rest, and files through this process: what is \
                  faster takes root"
             );
         }
-        Ok(served)
     }
 
     /// The session of the project itself.
