@@ -1,5 +1,7 @@
 //! Roots: what a version is.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -92,13 +94,20 @@ impl Root {
         };
         let salt = decoder.bytes()?;
         let packs = decoder.list(Decoder::id)?;
+        let mut used = 0;
         let pages = decoder.list(|decoder| {
             let (first, count) = (decoder.bytes()?, decoder.u64()?);
-            let pack = usize::try_from(decoder.u64()?).ok().and_then(|pack| packs.get(pack));
+            let number = usize::try_from(decoder.u64()?).ok().filter(|number| *number <= used);
+            used = used.max(number.map_or(0, |number| number + 1));
+            let pack = number.and_then(|number| packs.get(number));
             let pack = *pack.ok_or("it refers to nothing")?;
             Ok(PageRef { first, count, pack, place: decoder.place()?, id: decoder.id()? })
         })?;
         decoder.end()?;
+        // Each once, in the order in which the pages need them: one version has one root.
+        if used != packs.len() || packs.iter().collect::<HashSet<_>>().len() != packs.len() {
+            return Err("its packs aren't those of its pages".into());
+        }
         if !pages.is_sorted_by(|one, two| one.first < two.first) {
             return Err("its pages aren't sorted".into());
         }
@@ -197,6 +206,28 @@ mod tests {
             &id,
         ];
         assert_eq!(data_encoding::HEXLOWER.encode(&root.encode()), expected.concat());
+    }
+
+    #[test]
+    fn a_root_whose_packs_are_not_those_of_its_pages_is_refused() {
+        let whole = sample().encode();
+        let (one, two) = (Id::of(b"one"), Id::of(b"two"));
+        let at = |id: &Id| whole.windows(Id::LEN).position(|bytes| bytes == id.as_bytes());
+        let (start, end) = (at(&one).unwrap() - 1, at(&two).unwrap() + Id::LEN);
+        let with = |list: &[&[u8]]| {
+            let count = [u8::try_from(list.len()).unwrap()];
+            let parts = [&whole[..start], &count, &list.concat(), &whole[end..]];
+            Root::decode(&parts.concat().into())
+        };
+        let (one, two) = (&one.as_bytes()[..], &two.as_bytes()[..]);
+        assert_eq!(with(&[one, two]).unwrap(), sample());
+        for wrong in [&[one, two, &[7; 32]][..], &[one, one], &[one]] {
+            assert!(with(wrong).is_err());
+        }
+        // Found by fuzzing: a pack, and no pages.
+        let mut none = Root { pages: Vec::new(), ..sample() }.encode().to_vec();
+        none.truncate(none.len() - 2);
+        assert!(Root::decode(&[&none[..], &[1], &[7; 32], &[0]].concat().into()).is_err());
     }
 
     #[test]
