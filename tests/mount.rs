@@ -49,6 +49,7 @@ impl Mount {
             let mount_point = dir.path().join("mount");
             std::fs::create_dir(&backing).expect("a folder");
             std::fs::create_dir(&mount_point).expect("a mount point");
+            let mount_point = mount_point.canonicalize().expect("it is there");
             fuse::mount(tree(&backing), metrics.clone(), &mount_point, options)
                 .expect("FUSE mounts: it needs /dev/fuse, and root or the package fuse3")
         };

@@ -118,6 +118,7 @@ fn no_request_hangs_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let mount_point = dir.path().join("mount");
     fs::create_dir(&mount_point).unwrap();
+    let mount_point = mount_point.canonicalize().unwrap();
     let options = MountOptions { source: "o/c/p".into(), ..MountOptions::default() };
     let session = {
         let _context = runtime.enter();

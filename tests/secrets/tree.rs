@@ -171,6 +171,7 @@ async fn sops_works_on_the_mount() {
     put(&home, "project", None, &sealed(&home, "first")).await;
     let mount_point = home.dir().join("mount");
     fs::create_dir(&mount_point).unwrap();
+    let mount_point = mount_point.canonicalize().unwrap();
     let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
     let options = MountOptions { source: home.project.name.to_string(), ..MountOptions::default() };
     let session = fuse::mount(Arc::new(tree), Arc::default(), &mount_point, &options).unwrap();

@@ -28,6 +28,7 @@ impl Secrets {
         let home = Home::new().await;
         let dir = home.dir().join("mount");
         fs::create_dir(&dir).unwrap();
+        let dir = dir.canonicalize().unwrap();
         let tree = SecretsTree::new(home.catalog.clone(), home.project.clone());
         let options = MountOptions { source: "secrets".into(), ..MountOptions::default() };
         let session = fuse::mount(Arc::new(tree), Arc::default(), &dir, &options).unwrap();

@@ -24,9 +24,10 @@ impl Mounted {
         let runtime = Runtime::new().unwrap();
         let options = MountOptions { source: "o/c/p".into(), ..MountOptions::default() };
         let tree = Arc::new(runtime.block_on(tree));
+        let place = dir.path().canonicalize().unwrap();
         let session = {
             let _context = runtime.enter();
-            fuse::mount(tree, Arc::default(), dir.path(), &options)
+            fuse::mount(tree, Arc::default(), &place, &options)
                 .expect("FUSE mounts: it needs /dev/fuse, and root or the package fuse3")
         };
         Self { session, runtime: Some(runtime), _dir: dir }
