@@ -29,7 +29,7 @@ mod options;
 mod point;
 mod served;
 
-pub(super) use self::point::shell_word;
+pub(super) use self::point::{is_dead, shell_word};
 
 /// How long a process that has served the files before may take to end.
 const LETTING_GO: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Context;
-use super::mount::shell_word;
+use super::mount::{is_dead, shell_word};
 use crate::control::Sockets;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fuse::mounts::{self, Mounted};
@@ -74,7 +74,11 @@ fn unmount(mounted: &Mounted, how: How) -> Result<()> {
             return Err(ErrorKind::ResourceBusy.into());
         }
         for part in inside {
-            fuse::unmount(&part, how)?;
+            match fuse::unmount(&part, how) {
+                // Nobody answers any more, not even what is inside: all of it goes at once.
+                Err(_) if is_dead(place) => return fuse::unmount(mounted, How::Lazily),
+                other => other?,
+            }
         }
     }
     fuse::unmount(mounted, how)

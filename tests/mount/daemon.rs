@@ -90,6 +90,22 @@ fn a_mount_whose_process_was_killed_is_taken_away_by_the_next() {
     assert_eq!(mounts::all().unwrap().iter().filter(|mounted| here(mounted)).count(), 1);
 }
 
+/// Also when the kernel has forgotten what is inside it, and nobody can be asked.
+#[test]
+fn a_mount_whose_process_was_killed_is_unmounted_as_any_other() {
+    let place = Place::new();
+    place.mount();
+    rustix::process::kill_process(place.server(), Signal::KILL).unwrap();
+    until("what is inside is forgotten", || {
+        let inside = fs::symlink_metadata(place.dir.join("s3"));
+        inside.is_err_and(|error| error.raw_os_error() == Some(107))
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(place.home.ok(["unmount", place.dir()]), "");
+    let here = |mounted: &mounts::Mounted| mounted.mount_point.starts_with(&place.dir);
+    assert!(!mounts::all().unwrap().iter().any(here));
+}
+
 #[test]
 fn a_signal_unmounts() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
@@ -121,7 +137,10 @@ fn a_mount_that_is_taken_away_by_umount_ends_its_process_well() {
     let place = Place::new();
     let mut child = place.foreground();
     // Recursively, since versions have mounts of their own inside.
-    assert!(Command::new("umount").arg("-R").arg(&place.dir).status().unwrap().success());
+    // What is inside may be mounted only now, which keeps the rest busy.
+    until("it is taken away", || {
+        Command::new("umount").arg("-R").arg(&place.dir).status().unwrap().success()
+    });
     assert_eq!(ended(&mut child).code(), Some(0));
 }
 

@@ -44,7 +44,7 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf> {
 /// Whether what is mounted there has nobody who answers.
 ///
 /// `stat` wouldn't tell: for as long as they may be cached, the kernel knows the attributes.
-fn is_dead(place: &Path) -> bool {
+pub(in crate::cli) fn is_dead(place: &Path) -> bool {
     rustix::fs::statfs(place).is_err_and(|errno| errno == Errno::NOTCONN)
 }
 
