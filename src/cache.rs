@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use self::budget::Room;
+use self::buffers::Buffers;
 use self::disk::DiskCache;
 use self::fill::Runs;
 use self::memory::{Found, Memory};
@@ -23,6 +24,7 @@ use crate::object::{ETag, ObjectStore};
 
 mod below;
 mod budget;
+mod buffers;
 pub mod disk;
 mod fill;
 mod memory;
@@ -60,6 +62,7 @@ struct Shared {
     disk: Option<DiskCache>,
     /// For what is on its way.
     room: Room,
+    buffers: Buffers,
     /// Held for a few map operations, never while waiting.
     memory: Mutex<Memory>,
 }
@@ -168,8 +171,9 @@ impl BlockCache {
         metrics: Arc<Metrics>,
     ) -> Self {
         let memory = Mutex::new(Memory::new(capacity));
-        let room = Room::new(capacity);
-        Self { shared: Arc::new(Shared { capacity, block_size, metrics, disk, room, memory }) }
+        let (room, buffers) = (Room::new(capacity), Buffers::default());
+        let shared = Shared { capacity, block_size, metrics, disk, room, buffers, memory };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The size of a block in bytes; only the last block of an object is shorter.

@@ -10,7 +10,6 @@ use super::memory::Found;
 use super::piece::{Piece, Shareable};
 use super::{Shared, Source};
 use crate::error::{Error, ErrorKind};
-use crate::object::direct::room_for;
 
 /// Neighbouring pieces that one request fills. Dropped unfilled, it fails them: nobody waits for
 /// ever.
@@ -102,13 +101,13 @@ impl Run {
         {
             let len = usize::try_from(piece.len()).unwrap_or(usize::MAX);
             if buffer.is_empty() {
-                *buffer = room_for(len);
+                *buffer = self.shared.buffers.take(len);
             }
             let part = chunk.len().min(len - buffer.len());
             buffer.extend_from_slice(&chunk[..part]);
             chunk.advance(part);
             if buffer.len() == len {
-                let bytes = std::mem::take(buffer).freeze();
+                let bytes = self.shared.buffers.lend(std::mem::take(buffer));
                 let (piece, source) = (piece.clone(), self.source.clone());
                 // Before it is settled: who has waited for it may then wait for the disk.
                 let kept = self.shared.keep_below(&source.version, piece.bytes.start, &bytes);
