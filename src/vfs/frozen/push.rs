@@ -19,7 +19,7 @@ use crate::snapshot::{Content, Version};
 const GROUP: u64 = 32;
 
 /// For so much the disk reads ahead at most of what is given, in groups or chunks.
-const MOST_WAITING: usize = 64;
+const MOST_WAITING: usize = 16;
 
 /// After so many requests with less than [`PAUSE`] between them more are to be expected.
 const MANY: u32 = 32;
