@@ -118,7 +118,14 @@ impl ObjectStore for LocalStore {
             if error.kind() == io::ErrorKind::AlreadyExists {
                 return Error::io(error, format!("object {key} is there already"));
             }
-            Error::io(error, format!("object {key} can't be written"))
+            let error = Error::io(error, format!("object {key} can't be written"));
+            match error.kind() {
+                ErrorKind::StorageFull => {
+                    let root = self.root.display();
+                    error.with_hint(format!("make room on the disk of {root}"))
+                }
+                _ => error,
+            }
         })
     }
 

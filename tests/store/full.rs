@@ -37,7 +37,7 @@ fn a_full_disk_costs_what_was_to_be_made_and_nothing_else() {
         fs::write(home.path(format!("large/{number}")), noise(6 << 20)).unwrap();
     }
     let told = home.fails(["dataset", "create", "large", "large"]);
-    assert!(told.contains("can't be written") || told.contains("no room"), "{told}");
+    assert!(told.contains("make room on the disk of") || told.contains("no room"), "{told}");
     assert!(told.lines().filter(|line| line.starts_with("error: ")).count() == 1, "{told}");
     home.ok(["store", "verify"]);
     home.ok(["dataset", "verify", "flowers"]);
