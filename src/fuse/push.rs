@@ -42,9 +42,9 @@ impl Pusher {
             while let Some(noted) = next(&reads, pushes.is_waiting()) {
                 // All that was noted first, so that the disk reads for much of it at once.
                 for read in noted {
-                    said(runtime.block_on(pushes.note(read)));
+                    log_failure(runtime.block_on(pushes.note(read)));
                 }
-                said(runtime.block_on(pushes.give(&store)));
+                log_failure(runtime.block_on(pushes.give(&store)));
             }
         };
         thread::Builder::new().name("push".into()).spawn(work).map(|_| ())
@@ -68,7 +68,7 @@ fn next(reads: &Receiver<Read>, busy: bool) -> Option<Vec<Read>> {
     Some(noted)
 }
 
-fn said(done: Result<()>) {
+fn log_failure(done: Result<()>) {
     if let Err(error) = done {
         tracing::debug!(?error, "nothing was given to the kernel");
     }

@@ -24,8 +24,8 @@ const MOST_SINGLE: usize = 16;
 const FIRST: [u64; 2] = [1 << 20, 4 << 20];
 
 /// Who has read so often here and there goes on so. All of an object is fetched when programs have
-/// waited as long for parts of it as all of it takes, at so many bytes a microsecond: then neither
-/// who goes on nor who stops has lost more than that time.
+/// waited as long for parts of it as all of it takes at so many bytes a microsecond, a fast line's:
+/// there, neither who goes on nor who stops has lost more than that time.
 const HOT_READS: u64 = 8;
 const BYTES_PER_MICRO: u128 = 128;
 

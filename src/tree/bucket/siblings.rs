@@ -202,6 +202,8 @@ impl Shared {
         }
         // What is read in no order may wait on disk until its turn comes.
         let below = self.cache.room_below().map_or(0, |below| below / 2);
+        // A cache on disk that can't be written to keeps nothing.
+        let below = if self.cache.fits(below) { below } else { 0 };
         let mut state = self.siblings.lock();
         let State { scans, in_order, shuffled, .. } = &mut *state;
         // The directory that was read last comes first.
