@@ -13,18 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use self::budget::Room;
-use self::buffers::Buffers;
 use self::disk::DiskCache;
 use self::fill::Runs;
 use self::memory::{Found, Memory};
 use self::piece::Piece;
 use crate::error::Result;
 use crate::metrics::Metrics;
+use crate::object::buffers::Buffers;
 use crate::object::{ETag, ObjectStore};
 
 mod below;
 mod budget;
-mod buffers;
 pub mod disk;
 mod fill;
 mod memory;
@@ -45,6 +44,9 @@ const LONGEST_PIECE: (u64, u64) = (1 << 20, 4 << 20);
 /// The longest run of missing blocks that one request fetches, where nobody knows better: shorter
 /// ones cost a slow line round trips, longer ones keep the first reader waiting.
 pub const LONGEST_RUN: u64 = 8 << 20;
+
+/// The most bytes of buffers that lie there to be used again.
+const SPARE_BUFFERS: usize = 32 << 20;
 
 /// Bytes of remote objects, in blocks of one size.
 ///
@@ -171,7 +173,7 @@ impl BlockCache {
         metrics: Arc<Metrics>,
     ) -> Self {
         let memory = Mutex::new(Memory::new(capacity));
-        let (room, buffers) = (Room::new(capacity), Buffers::default());
+        let (room, buffers) = (Room::new(capacity), Buffers::new(SPARE_BUFFERS));
         let shared = Shared { capacity, block_size, metrics, disk, room, buffers, memory };
         Self { shared: Arc::new(shared) }
     }

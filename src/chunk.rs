@@ -14,6 +14,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::catalog::{Reader, StoredObject, Writer};
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
+use crate::object::buffers::Buffers;
 use crate::object::local::read_file;
 use crate::object::{Depth, ObjectStore, PutMode};
 
@@ -38,11 +39,17 @@ use files::Files;
 use index::Index;
 use recent::Recent;
 
-/// How many bytes of decompressed frames are kept: a reader comes back for the rest of a frame.
-const DECODED_BUDGET: usize = 32 << 20;
+/// How much memory is taken where nobody says how much there is, in bytes.
+const MEMORY: u64 = 512 << 20;
 
-/// How many bytes of footers are kept: about 400 packs of large files.
-const FOOTER_BUDGET: usize = 16 << 20;
+/// The share of the memory for decompressed frames: a reader comes back for the rest of a frame.
+const DECODED_SHARE: u64 = 16;
+
+/// The share for footers: of half a gigabyte, those of about 400 packs of large files.
+const FOOTERS_SHARE: u64 = 32;
+
+/// The share for buffers that lie there to be used again.
+const SPARE_SHARE: u64 = 64;
 
 /// How many footers are read at the same time, for stores with latency.
 const FOOTERS_AT_ONCE: usize = 16;
@@ -100,6 +107,7 @@ pub struct Packs(Arc<Shared>, Role);
 struct Shared {
     store: Arc<dyn ObjectStore>,
     files: Files,
+    buffers: Buffers,
     decoded: Recent<Id, Bytes>,
     footers: Recent<Id, Arc<Footer>>,
 }
@@ -118,11 +126,22 @@ enum Role {
 }
 
 impl Packs {
-    /// Works on the packs in `store`.
+    /// Works on the packs in `store`, with the memory that a command may take.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        let decoded = Recent::new(DECODED_BUDGET);
-        let footers = Recent::new(FOOTER_BUDGET);
-        Self(Arc::new(Shared { store, files: Files::new(), decoded, footers }), Role::Owner)
+        Self::within(MEMORY, store)
+    }
+
+    /// Works on the packs in `store`, and keeps what a fair share of `memory` bytes has room for.
+    pub fn within(memory: u64, store: Arc<dyn ObjectStore>) -> Self {
+        let share = |share| usize::try_from(memory / share).unwrap_or(usize::MAX);
+        let shared = Shared {
+            store,
+            files: Files::new(),
+            buffers: Buffers::new(share(SPARE_SHARE)),
+            decoded: Recent::new(share(DECODED_SHARE)),
+            footers: Recent::new(share(FOOTERS_SHARE)),
+        };
+        Self(Arc::new(shared), Role::Owner)
     }
 
     /// The same packs, which belong to a catalogue: only a writer may add to them.
@@ -301,7 +320,7 @@ impl Packs {
 
     /// Reads a range of a pack; shorter only where the pack ends.
     async fn get(&self, area: Area, pack: &Id, range: Range<u64>) -> Result<Bytes> {
-        let Shared { store, files, .. } = &*self.0;
+        let Shared { store, files, buffers, .. } = &*self.0;
         let file = match files.open(&**store, area, pack) {
             Ok(Some(file)) => file,
             Ok(None) => match store.get(&area.key(pack), range, None).await {
@@ -311,7 +330,7 @@ impl Packs {
             Err(error) => return Err(self.missing(area, pack, error).await),
         };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let read = read_file(file, range.start, len).await;
+        let read = read_file(buffers, file, range.start, len).await;
         read.context(|| format!("{} can't be read", area.key(pack)))
     }
 
@@ -324,7 +343,8 @@ impl Packs {
         id: &Id,
         stored: Bytes,
     ) -> Result<Bytes> {
-        decode(&area.key(pack), place, id, stored).inspect_err(|_| self.doubt(area, pack))
+        let decoded = decode(&self.0.buffers, &area.key(pack), place, id, stored);
+        decoded.inspect_err(|_| self.doubt(area, pack))
     }
 
     /// Looks at a pack anew whose bytes aren't right: it may be mended.
@@ -363,10 +383,10 @@ fn damaged(key: &str, what: &'static str) -> Error {
 }
 
 /// Turns the stored bytes of a frame into plain ones and checks them.
-fn decode(key: &str, place: &Place, id: &Id, stored: Bytes) -> Result<Bytes> {
+fn decode(buffers: &Buffers, key: &str, place: &Place, id: &Id, stored: Bytes) -> Result<Bytes> {
     let plain = place
         .codec
-        .decode(stored, place.plain_len as usize)
+        .decode(buffers, stored, place.plain_len as usize)
         .map_err(|error| damaged(key, "a frame can't be decoded").with_source(error))?;
     if Id::of(&plain) == *id {
         return Ok(plain);

@@ -15,6 +15,7 @@ use futures_util::stream::BoxStream;
 
 use crate::error::Result;
 
+pub(crate) mod buffers;
 pub(crate) mod direct;
 pub mod local;
 pub mod memory;

@@ -98,7 +98,7 @@ impl Workspace {
             None => opened.store,
         };
         let pages = snapshot::Pages::new(pages_budget(memory));
-        let packs = Packs::new(store).of_catalogue();
+        let packs = Packs::within(memory, store).of_catalogue();
         let (config, serving) = (config.clone(), serving.clone());
         let reader = Arc::default();
         Ok(Self { config, catalog, packs, serving, blocks, pages, reader, metrics })

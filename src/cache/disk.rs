@@ -27,6 +27,7 @@ use super::ObjectVersion;
 use crate::config::CacheSize;
 use crate::error::{Error, ErrorKind, IoContext as _, Result};
 use crate::metrics::Metrics;
+use crate::object::buffers::Buffers;
 
 mod census;
 mod inspect;
@@ -79,6 +80,7 @@ struct Shared {
     read_only: bool,
     room: Room,
     metrics: Arc<Metrics>,
+    buffers: Buffers,
     queue: Queue,
     /// Guards the descriptors; held to look one up, never while a file is read.
     open: Mutex<LruCache<Arc<ObjectVersion>, Arc<Stored>>>,
@@ -105,6 +107,7 @@ impl DiskCache {
             room: Room::new(root.clone(), size),
             root,
             metrics,
+            buffers: Buffers::default(),
             queue: Queue::default(),
             open: Mutex::new(LruCache::new(MOST_OPEN)),
             broken: AtomicBool::new(false),
@@ -124,7 +127,7 @@ impl DiskCache {
     pub fn read(&self, version: &Arc<ObjectVersion>, bytes: Range<u64>) -> Vec<(u64, Bytes)> {
         let Some(stored) = self.shared.find(version) else { return Vec::new() };
         stored.note_use();
-        match stored.read(&bytes) {
+        match stored.read(&self.shared.buffers, &bytes) {
             Ok(read) => {
                 if read.damaged > 0 {
                     self.shared.tell_damage(version, read.damaged, &stored.told);

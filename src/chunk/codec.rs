@@ -6,6 +6,8 @@ use std::io;
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
+use crate::object::buffers::Buffers;
+
 /// The level of zstd: higher ones cost more time than the disk saves.
 const LEVEL: i32 = 1;
 
@@ -43,10 +45,15 @@ impl Codec {
     ///
     /// # Errors
     /// `InvalidData` when they stand for anything else.
-    pub(super) fn decode(self, stored: Bytes, plain_len: usize) -> io::Result<Bytes> {
+    pub(super) fn decode(
+        self,
+        buffers: &Buffers,
+        stored: Bytes,
+        plain_len: usize,
+    ) -> io::Result<Bytes> {
         let plain = match self {
             Self::Raw => stored,
-            Self::Zstd => decompress(&stored, plain_len)?.into(),
+            Self::Zstd => decompress(buffers, &stored, plain_len)?,
         };
         if plain.len() == plain_len { Ok(plain) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
@@ -77,14 +84,17 @@ fn compress(plain: &[u8]) -> io::Result<Vec<u8>> {
     })
 }
 
-fn decompress(stored: &[u8], plain_len: usize) -> io::Result<Vec<u8>> {
+fn decompress(buffers: &Buffers, stored: &[u8], plain_len: usize) -> io::Result<Bytes> {
     thread_local! {
         static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
     }
-    DECOMPRESSOR.with_borrow_mut(|slot| match slot {
-        Some(decompressor) => decompressor.decompress(stored, plain_len),
-        None => slot.insert(Decompressor::new()?).decompress(stored, plain_len),
-    })
+    let mut plain = buffers.take_to_overwrite(plain_len);
+    let len = DECOMPRESSOR.with_borrow_mut(|slot| match slot {
+        Some(decompressor) => decompressor.decompress_to_buffer(stored, &mut plain[..]),
+        None => slot.insert(Decompressor::new()?).decompress_to_buffer(stored, &mut plain[..]),
+    })?;
+    plain.truncate(len);
+    Ok(buffers.lend(plain))
 }
 
 #[cfg(test)]
@@ -97,7 +107,7 @@ mod tests {
         let (codec, stored) = encode(text.clone());
         assert_eq!(codec, Codec::Zstd);
         assert!(stored.len() < text.len() / 4);
-        assert_eq!(codec.decode(stored, text.len()).unwrap(), text);
+        assert_eq!(codec.decode(&Buffers::default(), stored, text.len()).unwrap(), text);
 
         let mut noise = vec![0; 14_000];
         getrandom::fill(&mut noise).unwrap();
@@ -110,10 +120,10 @@ mod tests {
         let (codec, stored) = encode(Bytes::from(vec![7; 5000]));
         assert_eq!(codec, Codec::Zstd);
         for len in [0, 4999, 5001] {
-            assert!(codec.decode(stored.clone(), len).is_err(), "{len}");
+            assert!(codec.decode(&Buffers::default(), stored.clone(), len).is_err(), "{len}");
         }
-        assert!(codec.decode(stored.slice(1..), 5000).is_err());
-        assert!(codec.decode(stored.slice(..stored.len() - 1), 5000).is_err());
-        assert!(Codec::Raw.decode(stored, 5000).is_err());
+        assert!(codec.decode(&Buffers::default(), stored.slice(1..), 5000).is_err());
+        assert!(codec.decode(&Buffers::default(), stored.slice(..stored.len() - 1), 5000).is_err());
+        assert!(Codec::Raw.decode(&Buffers::default(), stored, 5000).is_err());
     }
 }

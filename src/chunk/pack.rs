@@ -323,6 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::object::buffers::Buffers;
 
     fn pack_of(plains: &[Vec<u8>]) -> (Vec<Stored>, Bytes) {
         let mut builder = Builder::default();
@@ -371,7 +372,8 @@ mod tests {
         for (frame, plain) in footer.frames().iter().zip(&plains) {
             let start = frame.place.offset as usize;
             let stored = bytes.slice(start..start + frame.place.stored_len as usize);
-            let decoded = frame.place.codec.decode(stored, plain.len()).unwrap();
+            let decoded =
+                frame.place.codec.decode(&Buffers::default(), stored, plain.len()).unwrap();
             assert_eq!((&decoded[..], frame.id), (&plain[..], Id::of(plain)));
         }
         assert_eq!(footer.frames().len(), plains.len());
@@ -417,7 +419,7 @@ mod tests {
             for (plain, Stored { id, place }) in plains.iter().zip(stored) {
                 let start = place.offset as usize;
                 let stored = bytes.slice(start..start + place.stored_len as usize);
-                let decoded = place.codec.decode(stored, place.plain_len as usize).unwrap();
+                let decoded = place.codec.decode(&Buffers::default(), stored, place.plain_len as usize).unwrap();
                 prop_assert_eq!(&decoded[..], &plain[..]);
                 prop_assert_eq!(Id::of(&decoded), id);
             }

@@ -5,6 +5,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Area, Footer, Id, Packs, damaged, decode, slice};
 use crate::error::{Error, ErrorKind, Result};
+use crate::object::buffers::Buffers;
 
 impl Packs {
     /// Reads a whole pack and checks every byte of it.
@@ -42,10 +43,11 @@ impl Packs {
 /// Checks the frames of a pack.
 fn check(key: &str, bytes: &Bytes) -> Result<Footer> {
     let footer = Footer::parse(bytes, bytes.len() as u64).map_err(|flaw| flaw.error(key))?;
+    let buffers = Buffers::default();
     for frame in footer.frames() {
         let stored = slice(bytes, &frame.place.range());
         let stored = stored.ok_or_else(|| damaged(key, "a frame lies outside"))?;
-        decode(key, &frame.place, &frame.id, stored)?;
+        decode(&buffers, key, &frame.place, &frame.id, stored)?;
     }
     Ok(footer)
 }

@@ -16,6 +16,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::fs::FlockOperation;
 use tokio::task::spawn_blocking;
 
+use super::buffers::Buffers;
 use super::direct::Direct;
 use super::{Depth, ETag, ListPage, Near, ObjectMeta, ObjectStore, PutMode};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -38,6 +39,7 @@ const ABANDONED_AFTER: Duration = Duration::from_mins(1);
 pub struct LocalStore {
     root: PathBuf,
     durable: Arc<Durable>,
+    buffers: Buffers,
 }
 
 /// The folders that are durable in theirs, as far as this process has seen to it: folders are never
@@ -57,7 +59,7 @@ impl LocalStore {
             .context(|| format!("the store {} can't be made", root.display()))?;
         remove_abandoned(&unfinished)
             .context(|| format!("{} can't be cleaned up", unfinished.display()))?;
-        Ok(Self { root: root.to_owned(), durable: Arc::default() })
+        Ok(Self { root: root.to_owned(), durable: Arc::default(), buffers: Buffers::default() })
     }
 
     fn path_of(&self, key: &str) -> Result<PathBuf> {
@@ -92,7 +94,7 @@ impl ObjectStore for LocalStore {
         }
         let end = range.end.min(metadata.len());
         let len = usize::try_from(end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let read = read_file(Arc::new(file), range.start, len).await;
+        let read = read_file(&self.buffers, Arc::new(file), range.start, len).await;
         read.context(|| format!("object {key} can't be read"))
     }
 
@@ -236,29 +238,22 @@ fn remove_abandoned(unfinished: &Path) -> io::Result<()> {
 /// Reads up to this length run on the thread that asks: a hop to another thread costs more.
 const INLINE_READ: usize = 1 << 20;
 
-/// Reads `len` bytes of a local file at `offset`; shorter only at its end.
+/// Reads `len` bytes of a local file at `offset` into one of `buffers`; shorter only at its end.
 ///
 /// # Errors
 /// Those of `pread(2)`.
-pub async fn read_file(file: Arc<File>, offset: u64, len: usize) -> io::Result<Bytes> {
+pub(crate) async fn read_file(
+    buffers: &Buffers,
+    file: Arc<File>,
+    offset: u64,
+    len: usize,
+) -> io::Result<Bytes> {
     if len <= INLINE_READ {
-        return read_at(&file, offset, len);
+        return buffers.read(&file, offset, len);
     }
-    let read = spawn_blocking(move || read_at(&file, offset, len)).await;
+    let buffers = buffers.clone();
+    let read = spawn_blocking(move || buffers.read(&file, offset, len)).await;
     read.map_err(io::Error::other).flatten()
-}
-
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = offset + bytes.len() as u64;
-        let read = rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at)?;
-        if read == 0 {
-            break;
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes.into())
 }
 
 fn meta_of(key: String, metadata: &fs::Metadata) -> ObjectMeta {

@@ -12,6 +12,7 @@ use super::stored::{self, Opened, Stored, read_range};
 use crate::cache::ObjectVersion;
 use crate::config::CacheSize;
 use crate::error::{Error, IoContext as _, Result};
+use crate::object::buffers::Buffers;
 
 /// How much is checked at a time.
 const STRIDE: u64 = 1 << 20;
@@ -163,11 +164,12 @@ impl CacheDir {
                 return Ok(Some(Damage { object, blocks: 1 }));
             }
         };
+        let buffers = Buffers::default();
         let mut blocks = 0;
         let mut start = 0;
         while start < stored.layout.size {
             let end = (start + STRIDE).min(stored.layout.size);
-            let found = stored.read(&(start..end)).context(context)?;
+            let found = stored.read(&buffers, &(start..end)).context(context)?;
             read(found.runs.iter().map(|(_, bytes)| bytes.len() as u64).sum());
             blocks += found.damaged;
             start = end;

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::layout::{ENTRY, Entry, GRANULE, Layout, shelf_path};
 use super::verified::Verified;
+use crate::object::buffers::{Buffers, read_fresh};
 use crate::object::direct::Direct;
 
 /// How old the time of the last use may be on disk: a newer one would be written at each use.
@@ -140,7 +140,7 @@ impl Stored {
     }
 
     /// Reads what is there of `bytes`. What isn't what was written is dropped.
-    pub(super) fn read(&self, bytes: &Range<u64>) -> io::Result<Read> {
+    pub(super) fn read(&self, buffers: &Buffers, bytes: &Range<u64>) -> io::Result<Read> {
         let granules = self.layout.granules_of(bytes);
         let mut read = Read::default();
         let mut run: Vec<u32> = Vec::new();
@@ -149,13 +149,13 @@ impl Stored {
                 run.push(sum);
                 continue;
             }
-            self.read_run(granule, &mut run, bytes, &mut read)?;
+            self.read_run(buffers, granule, &mut run, bytes, &mut read)?;
             if entry == Entry::Damaged {
                 self.forget(granule);
                 read.damaged += 1;
             }
         }
-        self.read_run(granules.end, &mut run, bytes, &mut read)?;
+        self.read_run(buffers, granules.end, &mut run, bytes, &mut read)?;
         Ok(read)
     }
 
@@ -179,6 +179,7 @@ impl Stored {
     /// Reads the granules before `end` that have these checksums, as far as `bytes` goes.
     fn read_run(
         &self,
+        buffers: &Buffers,
         end: u64,
         sums: &mut Vec<u32>,
         bytes: &Range<u64>,
@@ -189,7 +190,8 @@ impl Stored {
         if range.is_empty() {
             return Ok(());
         }
-        let found = Bytes::from(read_range(&self.data, range.clone())?);
+        let len = index(range.end - range.start);
+        let found = buffers.read(&self.data, range.start, len)?;
         let mut good = range.start;
         let mut keep = |from: u64, to: u64| {
             let (from, to) = (from.max(bytes.start), to.min(bytes.end));
@@ -257,10 +259,10 @@ impl Stored {
     }
 
     /// Checks some more of what nobody has seen to be right yet.
-    pub(super) fn check(&self) -> io::Result<Progress> {
+    pub(super) fn check(&self, buffers: &Buffers) -> io::Result<Progress> {
         let Some(granule) = self.verified.first_unset() else { return Ok(Progress::Whole) };
         let start = granule * GRANULE;
-        let read = self.read(&(start..start.saturating_add(CHECKED_AT_ONCE)))?;
+        let read = self.read(buffers, &(start..start.saturating_add(CHECKED_AT_ONCE)))?;
         let is_there = read.runs.first().is_some_and(|(at, _)| *at == start);
         Ok(if is_there { Progress::More(read.damaged) } else { Progress::Missing(read.damaged) })
     }
@@ -374,17 +376,7 @@ fn create(root: &Path, layout: &Layout) -> io::Result<File> {
 /// Reads a range of a file; shorter where the file ends.
 pub(super) fn read_range(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
     let len = index(range.end.saturating_sub(range.start));
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = range.start + bytes.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
-            Ok(0) => break,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes)
+    Ok(read_fresh(file, range.start, len)?)
 }
 
 fn now() -> u64 {

@@ -106,7 +106,7 @@ impl Shared {
         if self.queue.is_closed() && !stored.is_whole() {
             return;
         }
-        let damaged = match stored.check() {
+        let damaged = match stored.check(&self.buffers) {
             // Without a seal, it is checked again.
             Ok(Progress::Whole) => return stored.seal().unwrap_or_default(),
             Ok(Progress::More(damaged)) => {

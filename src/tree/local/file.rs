@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, SeekFrom};
-use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use super::attr::{attr_of, change};
 use crate::error::{IoContext as _, Result};
+use crate::object::buffers::read_fresh;
 use crate::path::TreePath;
 use crate::tree::{Attr, File, SeekTo, SetAttr};
 
@@ -40,17 +39,7 @@ impl LocalFile {
         } else {
             len
         };
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let position = offset.checked_add(bytes.len() as u64).ok_or(Errno::INVAL)?;
-            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), position) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes)
+        read_fresh(&self.file, offset, len)
     }
 }
 
