@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::Duration;
 
 pub(super) use self::beginning::Beginning;
+pub(super) use self::hot::{Fill, Hot, SAMPLE};
 use self::stream::Stream;
 use self::stride::Stride;
 
 mod beginning;
+mod hot;
 mod stream;
 mod stride;
 
@@ -22,12 +23,6 @@ const MOST_SINGLE: usize = 16;
 /// What the first read of an object brings at once, in two requests: the first is short, so that
 /// the program can begin.
 const FIRST: [u64; 2] = [1 << 20, 4 << 20];
-
-/// Who has read so often here and there goes on so. All of an object is fetched when programs have
-/// waited as long for parts of it as all of it takes at so many bytes a microsecond, a fast line's:
-/// there, neither who goes on nor who stops has lost more than that time.
-const HOT_READS: u64 = 8;
-const BYTES_PER_MICRO: u128 = 128;
 
 /// What to ask for behind, or before, what is being read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,11 +48,7 @@ pub(super) struct Readers {
     strides: Vec<Stride>,
     /// Reads that belonged to nobody yet, the last one last.
     single: VecDeque<Range<u64>>,
-    /// How many reads there were here and there, and how long programs waited for them.
-    scattered: u64,
-    waited: Duration,
-    /// Whether it was told that all of the object should be there.
-    told: bool,
+    hot: Hot,
 }
 
 impl Readers {
@@ -68,9 +59,7 @@ impl Readers {
             streams: Vec::new(),
             strides: Vec::new(),
             single: VecDeque::new(),
-            scattered: 0,
-            waited: Duration::ZERO,
-            told: false,
+            hot: Hot::new(size),
         }
     }
 
@@ -110,17 +99,13 @@ impl Readers {
             self.single.pop_front();
         }
         self.single.push_back(read.clone());
-        self.scattered += 1;
+        self.hot.note_read(read, stalled);
         Plan { scattered: true, ..Plan::default() }
     }
 
-    /// Notes how long someone waited who reads here and there; whether that was so long by now
-    /// that all of the object should be there, which is told once.
-    pub(super) fn note_wait(&mut self, waited: Duration) -> bool {
-        self.waited += waited;
-        let hot = self.scattered >= HOT_READS
-            && self.waited.as_micros() * BYTES_PER_MICRO >= u128::from(self.size);
-        hot && !std::mem::replace(&mut self.told, true)
+    /// What is known of who reads here and there.
+    pub(super) fn hot(&mut self) -> &mut Hot {
+        &mut self.hot
     }
 }
 
@@ -342,22 +327,6 @@ mod tests {
             (1..200).for_each(|read| bench.read(read * step..read * step + READ));
             assert!(bench.stalls <= 4, "{step}: {}", bench.stalls);
             assert!(bench.bytes_asked() <= 240 * READ, "{step}: {}", bench.bytes_asked() / READ);
-        }
-    }
-
-    #[test]
-    fn an_object_is_hot_when_programs_waited_as_long_as_all_of_it_takes() {
-        let wait = Duration::from_millis(20);
-        for (size, reads) in [(16_000_000, 8), (128_000_000, 50), (SIZE, 420)] {
-            let mut readers = Readers::new(size, Beginning::InOrder);
-            let hot: Vec<_> = (1..1000)
-                .filter(|read| {
-                    readers.note(&anywhere(*read, size), true, ROOM).scattered
-                        && readers.note_wait(wait)
-                })
-                .collect();
-            assert_eq!(hot.len(), 1, "{size}: {hot:?}");
-            assert!(hot[0].abs_diff(reads) <= 2 + reads / 20, "{size}: {hot:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::Shared;
-use super::ahead::{Beginning, Plan, Readers};
+use super::ahead::{Beginning, Fill, Plan, Readers, SAMPLE};
 use super::siblings::SMALL;
 use crate::cache::{BlockCache, Source};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,8 +119,8 @@ impl BucketFile {
             self.shared.siblings.note_wait();
         }
         let read = wanted.bytes().await;
-        if plan.scattered && read.is_ok() && self.is_hot(asked.elapsed()) {
-            tokio::spawn(fill(self.shared.cache.clone(), Arc::downgrade(&self.pinned)));
+        if plan.scattered && read.is_ok() {
+            self.note_wait(asked.elapsed());
         }
         read
     }
@@ -130,9 +130,21 @@ impl BucketFile {
         self.pinned.lock_readers().note(read, stalled, room)
     }
 
-    /// Whether it is time to fetch all of it, after someone waited who reads here and there.
-    fn is_hot(&self, waited: Duration) -> bool {
-        self.shared.cache.fits(self.attr.size) && self.pinned.lock_readers().note_wait(waited)
+    /// Someone waited who reads here and there: fetches all of it, or some, if it is time to.
+    fn note_wait(&self, waited: Duration) {
+        if !self.shared.cache.fits(self.attr.size) {
+            return;
+        }
+        let Some(what) = self.pinned.lock_readers().hot().note_wait(waited) else { return };
+        let (cache, pinned) = (self.shared.cache.clone(), Arc::downgrade(&self.pinned));
+        match what {
+            Fill::Sample => {
+                tokio::spawn(sample(cache, pinned, SAMPLE.min(self.attr.size)));
+            }
+            Fill::All => {
+                tokio::spawn(fill(cache, pinned, self.attr.size));
+            }
+        }
     }
 
     fn changed(&self) -> Error {
@@ -141,23 +153,33 @@ impl BucketFile {
     }
 }
 
-/// Fetches all of an object while it is open, some parts at a time.
-async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>) {
-    let Some(size) = pinned.upgrade().map(|pinned| pinned.source.version.size) else { return };
-    let parts = (0..size.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
-    let fetches = stream::iter(parts).map(|start| {
-        let part = start..(start + FILL_PART).min(size);
-        fill_part(cache.clone(), pinned.clone(), part)
-    });
-    fetches.buffer_unordered(FILLS).collect::<()>().await;
+/// Fetches an object up to `end`, to measure how long that takes.
+async fn sample(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) {
+    let start = Instant::now();
+    let fetched = fill(cache, pinned.clone(), end).await;
+    if let Some(pinned) = pinned.upgrade() {
+        pinned.lock_readers().hot().note_sample(fetched, start.elapsed());
+    }
 }
 
-async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) {
-    let Some(source) = pinned.upgrade().map(|pinned| pinned.source.clone()) else { return };
+/// Fetches an object up to `end` while it is open, some parts at a time; tells how many bytes came.
+async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) -> u64 {
+    let parts = (0..end.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
+    let fetches = stream::iter(parts).map(|start| {
+        let part = start..(start + FILL_PART).min(end);
+        fill_part(cache.clone(), pinned.clone(), part)
+    });
+    let came = fetches.buffer_unordered(FILLS);
+    came.fold(0, |sum, bytes| std::future::ready(sum + bytes)).await
+}
+
+async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) -> u64 {
+    let Some(source) = pinned.upgrade().map(|pinned| pinned.source.clone()) else { return 0 };
     if cache.is_below(&source.version, part.clone()) {
-        return;
+        return 0;
     }
     let wanted = cache.request(&source, part.clone(), &[], FILL_PART);
+    let came = if wanted.is_new() { part.end - part.start } else { 0 };
     wanted.settled().await;
     if !cache.fits_in_memory(source.version.size) {
         // It is to be on disk, which drops what comes faster than it writes.
@@ -165,4 +187,5 @@ async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64
         drop(wanted);
         let _ = tokio::task::spawn_blocking(move || cache.settle()).await;
     }
+    came
 }
