@@ -281,6 +281,27 @@ async fn a_frozen_server_is_an_error_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_gone_silent_are_left_at_once() {
+    let faulty = Faulty::start().await;
+    let bytes = noise(100_000);
+    faulty.put("a", bytes.clone()).await;
+    faulty.proxy.keep_connections();
+    let read = || faulty.store.get("a", 0..100_000, None);
+    future::try_join_all((0..32).map(|_| read())).await.unwrap();
+    // More than could be tried one after another until the deadline.
+    let silent = faulty.proxy.forget_connections();
+    assert!(silent >= 16, "{silent}");
+    let start = Instant::now();
+    assert!(read().await.unwrap() == bytes);
+    assert!(start.elapsed() < 2 * seaweed::limits().stall, "{:?}", start.elapsed());
+    let start = Instant::now();
+    for got in future::join_all((0..32).map(|_| read())).await {
+        assert!(got.unwrap() == bytes);
+    }
+    assert!(start.elapsed() < seaweed::limits().stall, "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_does_not_make_an_object_absent() {
     let faulty = Faulty::start().await;
     let bytes = noise(1000);

@@ -25,6 +25,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_sdk_s3", &["object/s3.rs", "object/s3/"]),
     ("aws_config", &["object/s3.rs", "object/s3/"]),
     ("aws_smithy_http_client", &["object/s3.rs", "object/s3/"]),
+    ("aws_smithy_runtime_api", &["object/s3.rs", "object/s3/"]),
     ("sqlx", &["catalog.rs", "catalog/"]),
     ("clap", &["cli.rs", "cli/", "config.rs", "config/", "main.rs"]),
     ("aes_gcm", &["crypto.rs"]),

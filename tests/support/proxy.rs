@@ -48,6 +48,7 @@ struct Shared {
     upstream: u16,
     stopped: AtomicBool,
     ended: AtomicBool,
+    keeps: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -70,6 +71,7 @@ impl Proxy {
             upstream,
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            keeps: AtomicBool::new(false),
             state: Mutex::default(),
         });
         let listening = shared.clone();
@@ -106,6 +108,17 @@ impl Proxy {
         for (_, stream) in self.shared.lock().open.drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Keeps connections for more requests from now on.
+    pub(crate) fn keep_connections(&self) {
+        self.shared.keeps.store(true, Ordering::SeqCst);
+    }
+
+    /// Forgets the connections that are open, as a router does that was restarted: they stay, and
+    /// nothing that comes by them is answered. How many there are.
+    pub(crate) fn forget_connections(&self) -> usize {
+        self.shared.lock().open.drain().count()
     }
 
     /// Takes connections again, and forgets the faults that are left.
@@ -146,15 +159,20 @@ impl Shared {
         let (Ok(peer), Ok(copy)) = (client.peer_addr(), client.try_clone()) else { return };
         self.lock().open.insert(peer.port(), copy);
         // A connection that breaks is what this is for.
-        let _ = self.serve(client);
+        while self.serve(client).is_ok_and(|kept| kept) {}
         self.lock().open.remove(&peer.port());
     }
 
-    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
+    /// Serves a request; whether the connection is kept for another.
+    fn serve(&self, mut client: &TcpStream) -> io::Result<bool> {
         if self.stopped.load(Ordering::SeqCst) {
-            return reset(client);
+            return reset(client).map(|()| false);
         }
         let (head, body) = read_message(client)?;
+        if !self.lock().open.contains_key(&client.peer_addr()?.port()) {
+            // Until the client has had enough.
+            return client.read(&mut [0]).map(|_| false);
+        }
         let fault = {
             let mut state = self.lock();
             state.requests.push(head.clone());
@@ -167,15 +185,20 @@ impl Shared {
                 let answer = format!(
                     "HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 );
-                return client.write_all(answer.as_bytes());
+                return client.write_all(answer.as_bytes()).map(|()| false);
             }
-            Some(Fault::Answer(answer)) => return client.write_all(answer.as_bytes()),
+            Some(Fault::Answer(answer)) => {
+                return client.write_all(answer.as_bytes()).map(|()| false);
+            }
             Some(Fault::Delay(delay)) => std::thread::sleep(delay),
             _ => {}
         }
         let (head, body) = self.ask(&head, &body)?;
+        if fault.is_none() && self.keeps.load(Ordering::SeqCst) {
+            return answer(client, &with(&head, "connection", ""), &body).map(|()| true);
+        }
         let cut = |len: usize| len.min(body.len());
-        match fault {
+        let sent = match fault {
             Some(Fault::Truncate(len)) => answer(client, &head, &body[..cut(len)]),
             Some(Fault::Reset(len)) => {
                 answer(client, &head, &body[..cut(len)])?;
@@ -220,7 +243,8 @@ impl Shared {
                 answer(client, &with(&head, "content-length", &body.len().to_string()), body)
             }
             _ => answer(client, &head, &body),
-        }
+        };
+        sent.map(|()| false)
     }
 
     /// Sends a request to the server; the head and the body of its answer.

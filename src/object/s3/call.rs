@@ -142,14 +142,15 @@ impl S3Store {
         if correction != Some(Correction::Connection) {
             shared.metrics.retries.add(1);
         }
-        let renewed = match correction {
-            Some(Correction::Credentials) => shared.client.renew(self, patience.since(), None),
+        let (client, since) = (&shared.client, patience.since());
+        match correction {
+            Some(Correction::Credentials) => client.renew(self, since, None).await,
             Some(Correction::Region(region)) => {
-                shared.client.renew(self, patience.since(), Some(region.into()))
+                client.renew(self, since, Some(region.into())).await;
             }
-            Some(Correction::Clock | Correction::Connection) | None => return Ok(()),
-        };
-        renewed.await;
+            Some(Correction::Connection | Correction::Silence) => client.reconnect(since),
+            Some(Correction::Clock) | None => {}
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The SDK's client: credentials, region, addressing and TLS, without its retries.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -12,7 +12,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    self, BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation,
+    self, BehaviorVersion, HttpClient as _, IdentityCache, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
     StalledStreamProtectionConfig,
 };
@@ -20,7 +20,7 @@ use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-
+use aws_smithy_runtime_api::client::http::http_client_fn;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -36,9 +36,9 @@ const DEFAULT_REGION: &str = "us-east-1";
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client of a store, which is replaced when its credentials have expired or the bucket is
-/// in another region. Its connections stay.
+/// in another region. Its connections stay, unless they turn out to be dead.
 pub(super) struct Renewable {
-    http: SharedHttpClient,
+    connections: Arc<Connections>,
     /// Guards a pointer; never held while waiting.
     current: RwLock<Current>,
     /// Held while the client is made anew, so that it is made once however many need that.
@@ -61,10 +61,11 @@ impl Renewable {
         credentials: &Credentials,
         limits: &Limits,
     ) -> Self {
-        let http = http_client();
-        let (client, holds) = build(connection, credentials, limits, http.clone(), None).await;
+        let connections = Connections::new();
+        let http = connections.http();
+        let (client, holds) = build(connection, credentials, limits, http, None).await;
         let current = Current { _holds: holds, client, since: Instant::now(), region: None };
-        Self { http, current: RwLock::new(current), renewing: Mutex::default() }
+        Self { connections, current: RwLock::new(current), renewing: Mutex::default() }
     }
 
     /// The client now.
@@ -84,10 +85,15 @@ impl Renewable {
             region.or_else(|| current.region.clone())
         };
         tracing::info!(%connection, ?region, "the credentials or the region are renewed");
-        let http = self.http.clone();
+        let http = self.connections.http();
         let (client, holds) = build(connection, credentials, limits, http, region.clone()).await;
         let current = Current { _holds: holds, client, since: Instant::now(), region };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    /// Lets requests go by new connections, see [`Connections::leave`].
+    pub(super) fn reconnect(&self, since: Instant) {
+        self.connections.leave(since);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Current> {
@@ -95,18 +101,57 @@ impl Renewable {
     }
 }
 
-/// Connections with TLS, by way of the proxy that the environment names, if it does. They are
-/// kept for as long as the server keeps them, and their number isn't limited: see
-/// [`pace`](super::pace).
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, _| {
-        let mut connector = Connector::builder();
-        connector.set_connector_settings(settings.cloned());
-        connector
-            .proxy_config(ProxyConfig::from_env())
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build()
-    })
+/// Connections with TLS, by way of the proxy that the environment names, if it does. They are kept
+/// for as long as the server keeps them, for 90 s without a request at most, and their number
+/// isn't limited: see [`pace`](super::pace).
+struct Connections {
+    /// Guards a pointer; never held while waiting.
+    made: RwLock<Made>,
+}
+
+/// The connections that requests go by now.
+struct Made {
+    pool: SharedHttpClient,
+    since: Instant,
+}
+
+impl Made {
+    fn anew() -> Self {
+        let pool = aws_smithy_http_client::Builder::new().build_with_connector_fn(|settings, _| {
+            let mut connector = Connector::builder();
+            connector.set_connector_settings(settings.cloned());
+            connector
+                .proxy_config(ProxyConfig::from_env())
+                .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                .build()
+        });
+        Self { pool, since: Instant::now() }
+    }
+}
+
+impl Connections {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { made: RwLock::new(Made::anew()) })
+    }
+
+    /// What sends requests by the connections there are when it does.
+    fn http(self: &Arc<Self>) -> SharedHttpClient {
+        let this = self.clone();
+        http_client_fn(move |settings, components| {
+            let pool = this.made.read().unwrap_or_else(PoisonError::into_inner).pool.clone();
+            pool.http_connector(settings, components)
+        })
+    }
+
+    /// Leaves the connections if there were some `since` then, when one of them turned out to be
+    /// dead: all that are idle may be, as after a router forgot them, and nothing tells, since the
+    /// library can't have TCP probe them. Requests that are on their way stay where they are.
+    fn leave(&self, since: Instant) {
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        if made.since <= since {
+            *made = Made::anew();
+        }
+    }
 }
 
 /// Builds a client, and holds the memory in which it keeps a key that we know: that of the default

@@ -43,8 +43,10 @@ pub(super) enum Retry {
 /// What can be put right between two attempts, each once in a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Correction {
-    /// The connection may have been closed while it was idle: another one is taken.
+    /// The connection may have been closed while it was idle: a new one is made.
     Connection,
+    /// The connection may have died without a word: a new one is made.
+    Silence,
     /// The SDK has learned the server's time from the answer, and signs with it.
     Clock,
     /// The credentials are loaded anew.
@@ -108,6 +110,7 @@ impl Subject<'_> {
     pub(super) fn stalled(&self) -> Failure {
         let message = format!("{}: {} has gone silent", self.name(), self.connection.service());
         Failure::new(Retry::WhileAway, Error::new(ErrorKind::TimedOut, message))
+            .corrected_by(Correction::Silence)
     }
 
     /// The body ended or broke before all of it was there.
