@@ -15,6 +15,7 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{self, Seaweed};
 
 mod mounted;
+mod outage;
 
 /// What an object is read in, see `atelier::cache`.
 const BLOCK: usize = 16 << 10;

@@ -20,21 +20,27 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::seaweed::{self, Seaweed};
 
 /// How long a read may take here.
-const DEADLINE: Duration = Duration::from_secs(4);
+pub(super) const DEADLINE: Duration = Duration::from_secs(4);
 
 /// What such a mount may keep.
 const MEMORY: u64 = 64 << 20;
 
 /// A mount of a bucket, by way of a proxy.
-struct Mounted {
+pub(super) struct Mounted {
     runtime: Runtime,
     server: Seaweed,
-    proxy: Proxy,
+    pub(super) proxy: Proxy,
     place: Place,
 }
 
 impl Mounted {
     fn new() -> Self {
+        let (deadline, memory) = (format!("{}s", DEADLINE.as_secs()), MEMORY.to_string());
+        Self::with(&["--deadline", &deadline, "--memory", &memory, "--cache-size", "0"])
+    }
+
+    /// Mounts it with these options.
+    pub(super) fn with(options: &[&str]) -> Self {
         let runtime = Runtime::new().unwrap();
         let server = runtime.block_on(Seaweed::start());
         let proxy = Proxy::start(server.port());
@@ -46,14 +52,23 @@ impl Mounted {
         words.extend(["--endpoint", &endpoint, "--region", "us-east-1"]);
         words.extend(["--key-id", seaweed::KEY_ID, "--secret-ref", "project/S3_SECRET"]);
         home.ok(words);
-        let (deadline, memory) = (format!("{}s", DEADLINE.as_secs()), MEMORY.to_string());
-        let mut words = vec!["mount", "--deadline", &deadline, "--memory", &memory];
-        words.extend(["--cache-size", "0", "lab/cats/tabby", place.dir()]);
-        home.ok(words);
-        Self { runtime, server, proxy, place }
+        let mounted = Self { runtime, server, proxy, place };
+        mounted.mount(options);
+        mounted
     }
 
-    fn put(&self, key: &str, bytes: Bytes) {
+    fn mount(&self, options: &[&str]) {
+        let words = [&["mount"], options, &["lab/cats/tabby", self.place.dir()]].concat();
+        self.place.home.ok(words);
+    }
+
+    /// Ends the mount and begins another: the kernel and the memory have nothing then.
+    pub(super) fn mount_again(&self, options: &[&str]) {
+        self.place.home.ok(["unmount", self.place.dir()]);
+        self.mount(options);
+    }
+
+    pub(super) fn put(&self, key: &str, bytes: Bytes) {
         let put = async {
             let store = self.server.store("").await;
             store.put(key, bytes, PutMode::Overwrite).await.unwrap();
@@ -61,12 +76,12 @@ impl Mounted {
         self.runtime.block_on(put);
     }
 
-    fn path(&self, key: &str) -> PathBuf {
+    pub(super) fn path(&self, key: &str) -> PathBuf {
         self.place.dir.join("s3/raw").join(key)
     }
 
     /// Reads a range of a file; all of it, or an errno.
-    fn read(&self, key: &str, offset: usize, len: usize) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self, key: &str, offset: usize, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         File::open(self.path(key))?.read_exact_at(&mut bytes, offset as u64)?;
         Ok(bytes)
@@ -81,7 +96,7 @@ impl Mounted {
     }
 }
 
-fn is_told(error: &io::Error) -> bool {
+pub(super) fn is_told(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::TIMEDOUT))
 }
 
