@@ -244,6 +244,20 @@ async fn a_walk_over_a_million_keys_takes_flat_memory() {
     assert!(requests <= 2100, "{requests} requests for 1,000,000 keys");
 }
 
+/// What is listed far ahead takes no room from what a walk comes to next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_through_more_than_there_is_room_for_ahead_is_few_requests() {
+    let keys = Keys::new(Order::Bytes, 1000, nested([100, 100, 100]));
+    let tree = tree(&keys, Duration::from_secs(2));
+    let mut files = 0;
+    let walk = walk(&tree, Duration::from_millis(2), |_| files += 1);
+    // Several times as long as what is listed ahead is believed.
+    let _ = tokio::time::timeout(Duration::from_secs(7), walk).await;
+    let (requests, directories) = (keys.requests(), files / 100);
+    assert!(directories > 100, "{directories}");
+    assert!(requests * 2 < directories, "{requests} requests for {directories} directories");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_that_lasts_longer_than_answers_are_believed_does_not_ask_twice() {
     let keys = Keys::new(Order::Bytes, 1000, nested([1, 100, 20]));

@@ -102,6 +102,18 @@ impl Plan {
         self.left.is_empty()
     }
 
+    /// Whether a subdirectory is left to list.
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.listing.position(name).is_ok_and(|at| self.left.contains(&at))
+    }
+
+    /// A walk lists a subdirectory itself.
+    pub(super) fn pass(&mut self, name: &[u8]) {
+        if let Ok(at) = self.listing.position(name) {
+            self.left.remove(&at);
+        }
+    }
+
     /// The next listing: from the first subdirectory on, or from `name`, where each is expected to
     /// have `below` keys.
     pub(super) fn next(&mut self, from: Option<&[u8]>, below: usize) -> Option<Unit> {
@@ -191,6 +203,14 @@ mod tests {
     fn a_name_with_a_code_is_listed_by_its_key() {
         let mut plan = plan(&[], &["%2E".to_owned(), "%".to_owned()]);
         assert_eq!(prefixes(&mut plan, 5000), ["d//", "d/./"]);
+    }
+
+    #[test]
+    fn what_a_walk_lists_itself_is_left_out() {
+        let mut plan = plan(&[], &numbered(3));
+        plan.pass(b"001");
+        assert!(plan.has(b"000") && !plan.has(b"001") && !plan.has(b"absent"));
+        assert_eq!(prefixes(&mut plan, 3000), ["d/000/", "d/002/"]);
     }
 
     #[test]

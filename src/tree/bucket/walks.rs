@@ -76,11 +76,20 @@ struct State {
     visited: u32,
     /// What is to be listed, the deepest last.
     plans: Vec<Plan>,
-    under_way: Vec<(Unit, watch::Receiver<usize>)>,
+    under_way: Vec<Ahead>,
     /// How many may be.
     units: usize,
     /// The store's flat listings are of no use.
     out_of_order: bool,
+}
+
+/// A listing ahead.
+struct Ahead {
+    unit: Unit,
+    /// How many pages of it came.
+    pages: watch::Receiver<usize>,
+    /// Whether a walk waits for its next page, which then comes, whatever else is there already.
+    awaited: bool,
 }
 
 impl Default for Walks {
@@ -145,12 +154,30 @@ impl State {
     }
 
     fn abandon(&mut self, unit: &Unit) {
-        self.under_way.retain(|(other, _)| other != unit);
+        self.under_way.retain(|ahead| ahead.unit != *unit);
         self.plans.retain(|plan| plan.dir != unit.dir);
     }
 
+    /// A walk lists `dir` itself: it isn't to be listed ahead any more.
+    fn pass(&mut self, dir: &TreePath) {
+        let (Some(above), Some(name)) = (dir.parent(), dir.name()) else { return };
+        self.plans.iter_mut().filter(|plan| plan.dir == above).for_each(|plan| plan.pass(name));
+    }
+
     fn is_wanted(&self, unit: &Unit) -> bool {
-        self.under_way.iter().any(|(other, _)| other == unit)
+        self.under_way.iter().any(|ahead| ahead.unit == *unit)
+    }
+
+    /// A walk waits for the next page of a listing ahead.
+    fn await_page(&mut self, unit: &Unit) {
+        let found = self.under_way.iter_mut().find(|ahead| ahead.unit == *unit);
+        found.into_iter().for_each(|ahead| ahead.awaited = true);
+    }
+
+    /// Whether a walk waits for the next page, which is asked for now.
+    fn take_awaited(&mut self, unit: &Unit) -> bool {
+        let found = self.under_way.iter_mut().find(|ahead| ahead.unit == *unit);
+        found.is_some_and(|ahead| std::mem::take(&mut ahead.awaited))
     }
 
     fn add(&mut self, plan: Plan) {
@@ -185,11 +212,20 @@ impl Shared {
             self.list_ahead(Some(dir));
         }
         let (unit, mut pages) = {
-            let state = self.walks.lock();
-            state.under_way.iter().find(|(unit, _)| unit.covers(dir)).cloned()?
+            let mut state = self.walks.lock();
+            let Some(ahead) = state.under_way.iter().find(|ahead| ahead.unit.covers(dir)) else {
+                state.pass(dir);
+                return None;
+            };
+            (ahead.unit.clone(), ahead.pages.clone())
         };
         let start = *pages.borrow_and_update();
-        while pages.changed().await.is_ok() {
+        loop {
+            self.walks.lock().await_page(&unit);
+            self.walks.moved.send_modify(|moved| *moved += 1);
+            if pages.changed().await.is_err() {
+                break;
+            }
             if let Some(fresh) = self.listed(dir) {
                 return Some(fresh);
             }
@@ -288,12 +324,17 @@ impl Shared {
         }
     }
 
+    /// The next listing to make ahead, if there is room for it; for that of `first`, for which a
+    /// walk waits, there is.
     fn next_unit(&self, first: Option<&TreePath>) -> Option<(Unit, watch::Sender<usize>)> {
-        let room = {
+        let (few, first) = {
             let state = self.walks.lock();
-            state.under_way.len() < state.units
+            let covered = |first: &&TreePath| state.under_way.iter().any(|a| a.unit.covers(first));
+            let first = first.filter(|_| state.under_way.len() < 2 * UNITS);
+            (state.under_way.len() < state.units, first.filter(|first| !covered(first)))
         };
-        if !room || !self.has_room_for_walks() {
+        let room = few && self.has_room_for_walks();
+        if !room && first.is_none() {
             return None;
         }
         let dirs: Vec<_> = {
@@ -307,17 +348,16 @@ impl Shared {
         for dir in dirs {
             let below = self.below_children(&dir);
             let mut state = self.walks.lock();
-            let wanted = first.filter(|first| {
-                first.parent().as_ref() == Some(&dir)
-                    && !state.under_way.iter().any(|(unit, _)| unit.covers(first))
-            });
-            let from = wanted.and_then(|first| first.name());
             let Some(plan) = state.plans.iter_mut().find(|plan| plan.dir == dir) else { continue };
-            let unit = plan.next(from, below).or_else(|| plan.next(None, below));
+            let wanted = first.filter(|first| first.parent().as_ref() == Some(&dir));
+            let wanted = wanted.and_then(TreePath::name).filter(|name| plan.has(name));
+            if !room && wanted.is_none() {
+                continue;
+            }
             // A plan that is done stays, so that its directories are known to be on a walk.
-            if let Some(unit) = unit {
+            if let Some(unit) = plan.next(wanted, below) {
                 let (sender, receiver) = watch::channel(0);
-                state.under_way.push((unit.clone(), receiver));
+                state.under_way.push(Ahead { unit: unit.clone(), pages: receiver, awaited: false });
                 return Some((unit, sender));
             }
         }
@@ -386,7 +426,7 @@ impl Shared {
         let mut source = self.quiet.list(&unit.prefix, Depth::All);
         let mut moved = self.walks.moved.subscribe();
         for _ in 0..MOST_PAGES {
-            while !self.has_room_for_walks() {
+            while !self.walks.lock().take_awaited(unit) && !self.has_room_for_walks() {
                 // A walk that pauses has ended.
                 if !matches!(timeout(self.known.ttl(), moved.changed()).await, Ok(Ok(()))) {
                     return;
@@ -440,6 +480,6 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.shared.walks.lock().under_way.retain(|(unit, _)| *unit != self.unit);
+        self.shared.walks.lock().under_way.retain(|ahead| ahead.unit != self.unit);
     }
 }
