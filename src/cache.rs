@@ -118,11 +118,13 @@ impl Wanted {
         self.new
     }
 
-    /// Waits until they are there, or can't be had.
-    pub async fn settled(&self) {
+    /// Waits until they are there, or can't be had; whether all are there.
+    pub async fn settled(&self) -> bool {
+        let mut came = true;
         for piece in &self.pieces {
-            piece.settled().await;
+            came &= piece.settled().await;
         }
+        came
     }
 
     /// Waits for the bytes; they are copied only where they lie in several pieces.

@@ -38,9 +38,9 @@ impl Piece {
         self.content.get().is_some()
     }
 
-    /// Waits until nobody has to wait for it.
-    pub(super) async fn settled(&self) {
-        self.content.wait().await;
+    /// Waits until nobody has to wait for it; whether it is there.
+    pub(super) async fn settled(&self) -> bool {
+        self.content.wait().await.is_ok()
     }
 
     /// What it holds of `bytes`, if that is there; nothing is copied.

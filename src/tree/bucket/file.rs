@@ -142,7 +142,7 @@ impl BucketFile {
                 tokio::spawn(sample(cache, pinned, SAMPLE.min(self.attr.size)));
             }
             Fill::All => {
-                tokio::spawn(fill(cache, pinned, self.attr.size));
+                tokio::spawn(fill_all(cache, pinned, self.attr.size));
             }
         }
     }
@@ -157,35 +157,54 @@ impl BucketFile {
 async fn sample(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) {
     let start = Instant::now();
     let fetched = fill(cache, pinned.clone(), end).await;
-    if let Some(pinned) = pinned.upgrade() {
-        pinned.lock_readers().hot().note_sample(fetched, start.elapsed());
+    let Some(pinned) = pinned.upgrade() else { return };
+    let mut readers = pinned.lock_readers();
+    match fetched {
+        Some(fetched) => readers.hot().note_sample(fetched, start.elapsed()),
+        None => readers.hot().note_failure(),
     }
 }
 
-/// Fetches an object up to `end` while it is open, some parts at a time; tells how many bytes came.
-async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) -> u64 {
+/// Fetches all of an object, which has `size` bytes.
+async fn fill_all(cache: Arc<BlockCache>, pinned: Weak<Pinned>, size: u64) {
+    if fill(cache, pinned.clone(), size).await.is_none()
+        && let Some(pinned) = pinned.upgrade()
+    {
+        pinned.lock_readers().hot().note_failure();
+    }
+}
+
+/// Fetches an object up to `end` while it is open, some parts at a time; tells how many bytes came,
+/// or ends with the first part that can't be fetched.
+async fn fill(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) -> Option<u64> {
     let parts = (0..end.div_ceil(FILL_PART)).map(|part| part * FILL_PART);
     let fetches = stream::iter(parts).map(|start| {
         let part = start..(start + FILL_PART).min(end);
         fill_part(cache.clone(), pinned.clone(), part)
     });
-    let came = fetches.buffer_unordered(FILLS);
-    came.fold(0, |sum, bytes| std::future::ready(sum + bytes)).await
+    let mut parts = fetches.buffer_unordered(FILLS);
+    let mut came = 0;
+    while let Some(part) = parts.next().await {
+        came += part?;
+    }
+    Some(came)
 }
 
-async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) -> u64 {
-    let Some(source) = pinned.upgrade().map(|pinned| pinned.source.clone()) else { return 0 };
+async fn fill_part(cache: Arc<BlockCache>, pinned: Weak<Pinned>, part: Range<u64>) -> Option<u64> {
+    let Some(source) = pinned.upgrade().map(|pinned| pinned.source.clone()) else { return Some(0) };
     if cache.is_below(&source.version, part.clone()) {
-        return 0;
+        return Some(0);
     }
     let wanted = cache.request(&source, part.clone(), &[], FILL_PART);
     let came = if wanted.is_new() { part.end - part.start } else { 0 };
-    wanted.settled().await;
+    if !wanted.settled().await {
+        return None;
+    }
     if !cache.fits_in_memory(source.version.size) {
         // It is to be on disk, which drops what comes faster than it writes.
         cache.leave(&source.version, &part);
         drop(wanted);
         let _ = tokio::task::spawn_blocking(move || cache.settle()).await;
     }
-    came
+    Some(came)
 }
