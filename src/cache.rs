@@ -45,8 +45,9 @@ const LONGEST_PIECE: (u64, u64) = (1 << 20, 4 << 20);
 /// ones cost a slow line round trips, longer ones keep the first reader waiting.
 pub const LONGEST_RUN: u64 = 8 << 20;
 
-/// The most bytes of buffers that lie there to be used again.
-const SPARE_BUFFERS: usize = 32 << 20;
+/// The share of the capacity that may lie there as buffers to be used again, and the most of it.
+const SPARE_SHARE: u64 = 16;
+const MOST_SPARE: u64 = 32 << 20;
 
 /// Bytes of remote objects, in blocks of one size.
 ///
@@ -175,7 +176,9 @@ impl BlockCache {
         metrics: Arc<Metrics>,
     ) -> Self {
         let memory = Mutex::new(Memory::new(capacity));
-        let (room, buffers) = (Room::new(capacity), Buffers::new(SPARE_BUFFERS));
+        let spare = (capacity / SPARE_SHARE).min(MOST_SPARE);
+        let buffers = Buffers::new(usize::try_from(spare).unwrap_or(0));
+        let room = Room::new(capacity);
         let shared = Shared { capacity, block_size, metrics, disk, room, buffers, memory };
         Self { shared: Arc::new(shared) }
     }
