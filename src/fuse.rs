@@ -15,6 +15,7 @@ mod device;
 mod dispatch;
 mod errno;
 mod filesystem;
+mod forget;
 mod frozen;
 pub mod mounts;
 mod passthrough;

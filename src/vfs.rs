@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ pub use self::file::OpenedFile;
 pub use self::handle::Handle;
 pub use self::inode::ROOT;
 pub use self::listing::Listed;
+pub use self::place::Place;
 
 mod file;
 pub mod frozen;
@@ -35,6 +37,8 @@ mod kept;
 mod listing;
 mod moves;
 mod names;
+mod passing;
+mod place;
 
 /// How often a lookup starts over because of renames, before it takes what it finds.
 const PATIENCE: u32 = 8;
@@ -104,6 +108,12 @@ impl Vfs {
     pub fn forget(&self, ino: u64, count: u64) {
         lock(&self.nodes).forget(ino, count);
         self.drop_if_forgotten(ino);
+    }
+
+    /// Where names come out from now on that the front end had better forget: of files that weren't
+    /// opened and were found long ago. The last one who asked gets them.
+    pub fn forgettable(&self) -> Receiver<Place> {
+        lock(&self.nodes).forgettable()
     }
 
     /// How many nodes the front end knows, the root among them.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::admission::{Accounts, Admission};
 use super::device::{self, Unmount};
 use super::dispatch::Fuse;
+use super::forget;
 use super::frozen::{Opens, Reading};
 use super::mounts;
 use super::passthrough::Passthrough;
@@ -132,10 +133,14 @@ pub fn mount(
     options: &MountOptions,
 ) -> Result<Session> {
     let opens = Arc::new(Passthrough::new(metrics.clone()));
-    let fuse = over(Arc::new(Vfs::new(tree)), opens, metrics, options.access.admission(true));
+    let vfs = Arc::new(Vfs::new(tree));
+    let forgettable = vfs.forgettable();
+    let fuse = over(vfs, opens, metrics, options.access.admission(true));
     device::allow_large_requests();
     let (device, mount_point) = device::mount(mount_point, options)?;
-    serve(fuse, device, mount_point, &options.access, threads(2), |_| Ok(()))
+    serve(fuse, device, mount_point, &options.access, threads(2), |notifier| {
+        forget::start(notifier, forgettable)
+    })
 }
 
 /// Mounts the versions on a shelf at a directory, which may lie in another mount; nothing in it

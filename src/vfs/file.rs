@@ -228,6 +228,7 @@ impl Vfs {
 
     pub(super) fn opened(&self, ino: u64, file: Arc<dyn File>, mode: OpenMode) -> OpenedFile {
         let open = OpenFile { file: Arc::clone(&file), mode };
+        lock(&self.nodes).note_opened(ino);
         let handle = lock(&self.files).insert(ino, open);
         OpenedFile { handle, file, mode }
     }

@@ -1,28 +1,15 @@
 //! The table of nodes: which inode number stands for which name in which directory.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
+use super::passing::Passing;
+use super::place::{Names, Place};
 use crate::path::TreePath;
 use crate::tree::{Attr, ContentVersion, FileType, Identity, RenameMode};
 
 /// The inode number of the root, as FUSE has it.
 pub const ROOT: u64 = 1;
-
-/// A name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    /// The inode number of the directory.
-    pub(super) parent: u64,
-    /// The name in it.
-    pub(super) name: Arc<[u8]>,
-}
-
-impl Place {
-    pub(super) fn new(parent: u64, name: &[u8]) -> Self {
-        Self { parent, name: name.into() }
-    }
-}
 
 /// What the front end was told of a file and hasn't forgotten.
 ///
@@ -36,46 +23,8 @@ struct Node {
     /// How many names lie in it.
     children: u32,
     file_type: FileType,
-}
-
-/// The names of a node: mostly one, none once it is unlinked, several for hard links.
-#[derive(Default)]
-struct Names {
-    latest: Option<Place>,
-    /// A box around the vector, since hardly any node has a second name.
-    #[allow(clippy::box_collection)]
-    others: Option<Box<Vec<Place>>>,
-}
-
-impl Names {
-    fn push(&mut self, place: Place) {
-        if let Some(before) = self.latest.replace(place) {
-            self.others.get_or_insert_default().push(before);
-        }
-    }
-
-    fn remove(&mut self, place: &Place) {
-        if self.latest.as_ref() == Some(place) {
-            self.latest = self.others.as_mut().and_then(|others| others.pop());
-        } else if let Some(others) = &mut self.others {
-            others.retain(|other| other != place);
-        }
-        if self.others.as_ref().is_some_and(|others| others.is_empty()) {
-            self.others = None;
-        }
-    }
-
-    /// Makes this the name by which the node is reached.
-    fn prefer(&mut self, place: &Place) {
-        if self.others.is_some() && self.latest.as_ref() != Some(place) {
-            self.remove(place);
-            self.push(place.clone());
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Place> {
-        self.latest.iter().chain(self.others.iter().flat_map(|others| others.iter()))
-    }
+    /// Whether it was ever opened, so that the front end keeps more of it than its name.
+    opened: bool,
 }
 
 /// The nodes that the front end knows.
@@ -88,6 +37,7 @@ pub(super) struct Nodes {
     next: u64,
     /// How often names were moved or taken off.
     changes: u64,
+    passing: Passing,
 }
 
 impl Nodes {
@@ -99,6 +49,7 @@ impl Nodes {
             lookups: 1,
             children: 0,
             file_type: FileType::Directory,
+            opened: false,
         };
         Self {
             by_number: HashMap::from([(ROOT, Box::new(root))]),
@@ -106,6 +57,7 @@ impl Nodes {
             by_identity: HashMap::new(),
             next: ROOT + 1,
             changes: 0,
+            passing: Passing::default(),
         }
     }
 
@@ -263,6 +215,18 @@ impl Nodes {
         }
     }
 
+    /// Notes that a node was opened.
+    pub(super) fn note_opened(&mut self, ino: u64) {
+        if let Some(node) = self.by_number.get_mut(&ino) {
+            node.opened = true;
+        }
+    }
+
+    /// Where it comes out which names may be forgotten.
+    pub(super) fn forgettable(&mut self) -> Receiver<Place> {
+        self.passing.listen()
+    }
+
     /// How many nodes are known, the root among them.
     pub(super) fn len(&self) -> usize {
         self.by_number.len()
@@ -290,8 +254,16 @@ impl Nodes {
             lookups: 0,
             children: 0,
             file_type: attr.file_type,
+            opened: false,
         };
         self.by_number.insert(ino, Box::new(node));
+        // A file that is found again after it was forgotten has another number. Where files can be
+        // changed in place, programs such as git take that for a change.
+        if attr.version.is_some() && attr.identity.is_none() {
+            let nodes = &self.by_number;
+            let unopened = |ino| nodes.get(&ino).filter(|node| !node.opened);
+            self.passing.note(ino, |ino| unopened(ino)?.names.latest.clone());
+        }
         if let Some(identity) = attr.identity
             && !attr.is_dir()
         {
@@ -374,6 +346,7 @@ impl Nodes {
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use super::super::passing;
     use super::*;
 
     fn file() -> Attr {
@@ -390,6 +363,24 @@ mod tests {
 
     fn path(nodes: &Nodes, ino: u64) -> String {
         nodes.path(ino).map_or_else(|| "gone".to_owned(), |path| path.to_string())
+    }
+
+    #[test]
+    fn files_that_were_found_long_ago_and_not_opened_may_be_forgotten() {
+        let mut nodes = Nodes::new();
+        let forgettable = nodes.forgettable();
+        let object = Attr { version: Some(ContentVersion::of("etag")), ..file() };
+        let opened = nodes.enter(ROOT, b"opened", &object);
+        nodes.note_opened(opened);
+        let forgotten = nodes.enter(ROOT, b"forgotten", &object);
+        nodes.forget(forgotten, 1);
+        nodes.enter(ROOT, b"directory", &dir());
+        nodes.enter(ROOT, b"local", &Attr { version: object.version, ..with_identity(7) });
+        for n in 0..passing::LEFT + 2 {
+            nodes.enter(ROOT, n.to_string().as_bytes(), &object);
+        }
+        let offered: Vec<_> = forgettable.try_iter().collect();
+        assert_eq!(offered, [Place::new(ROOT, b"0"), Place::new(ROOT, b"1")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Names: making, linking, removing and renaming them.
 
-use super::inode::Place;
 use super::moves::Move;
+use super::place::Place;
 use super::{Known, RETURNS, Vfs, lock};
 use crate::error::{ErrorKind, Result};
 use crate::tree::{Attr, FileType, NewNode, RenameMode};
