@@ -303,6 +303,29 @@ async fn connections_that_have_gone_silent_are_left_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_died_while_idle_cost_no_stall() {
+    let faulty = Faulty::start().await;
+    let bytes = noise(100_000);
+    faulty.put("a", bytes.clone()).await;
+    faulty.proxy.keep_connections();
+    let read = || faulty.store.get("a", 0..100_000, None);
+    for _ in 0..2 {
+        future::try_join_all((0..32).map(|_| read())).await.unwrap();
+        faulty.proxy.forget_connections();
+        tokio::time::sleep(seaweed::limits().stall / 2).await;
+        let start = Instant::now();
+        assert!(read().await.unwrap() == bytes);
+        assert!(start.elapsed() < seaweed::limits().stall / 2, "{:?}", start.elapsed());
+    }
+    // Where nothing tells yet how long an answer takes.
+    faulty.proxy.forget_connections();
+    tokio::time::sleep(seaweed::limits().stall / 2).await;
+    let start = Instant::now();
+    faulty.store.head("a").await.unwrap();
+    assert!(start.elapsed() < seaweed::limits().stall, "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_does_not_make_an_object_absent() {
     let faulty = Faulty::start().await;
     let bytes = noise(1000);

@@ -10,12 +10,12 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use futures_util::future::Either;
 use tokio::time::Instant;
 
-use super::S3Store;
 use super::connection::Limits;
 use super::failure::{Correction, Failure, Retry, Subject};
 use super::hedge::{Usual, race};
 use super::pace::Turn;
 use super::retry::Patience;
+use super::{S3Store, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Failures are logged no more often.
@@ -24,6 +24,9 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The share of the deadline that is left to those who come when it has just been waited for in
 /// vain.
 const IMPATIENCE: u32 = 8;
+
+/// An answer is late after this time where nothing is usual yet and no connection is known to live.
+const UNUSUAL: Duration = Duration::from_secs(1);
 
 impl S3Store {
     /// Sends what `send` makes of the current client until there is an answer. Where it is
@@ -51,7 +54,7 @@ impl S3Store {
                     let answer = subject.answer(send(self.client()), limits.stall).await;
                     self.learn(&turn, answer)
                 };
-                let late_after = usual.and_then(Usual::late_after);
+                let late_after = usual.and_then(|usual| self.late_after(usual));
                 let answer = race(ask(turn), late_after, || self.second_turn().map(&ask)).await?;
                 if let Some(usual) = usual {
                     usual.note(since.elapsed());
@@ -86,6 +89,12 @@ impl S3Store {
         turn
     }
 
+    /// After how long an answer is late that is asked for now; `None` while nobody knows.
+    pub(super) fn late_after(&self, usual: &Usual) -> Option<Duration> {
+        let Shared { client, limits, .. } = &*self.shared;
+        usual.late_after().or_else(|| client.quiet_since(limits).map(|_| UNUSUAL))
+    }
+
     /// A place for a second request beside a late one, if the server can bear that and such
     /// requests are few.
     pub(super) fn second_turn(&self) -> Option<Turn> {
@@ -94,6 +103,8 @@ impl S3Store {
             return None;
         }
         let turn = shared.pace.turn_now(self.urgency)?;
+        // By another connection that has died it would be as late.
+        shared.client.reconnect_if_quiet(&shared.limits);
         shared.metrics.requests.add(1);
         shared.metrics.hedged.add(1);
         Some(turn)
@@ -104,6 +115,7 @@ impl S3Store {
         match &answer {
             Ok(_) => {
                 turn.succeeded();
+                self.shared.client.hear();
                 self.shared.reached.store(true, Ordering::Relaxed);
                 self.shared.silent.store(false, Ordering::Relaxed);
             }

@@ -35,6 +35,10 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// instance's metadata service, only ends by its own timeout of a second.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connections are quiet when nothing came by any for this share of the time after which one is
+/// taken to be dead.
+const QUIET: u32 = 10;
+
 /// The client of a store, which is replaced when its credentials have expired or the bucket is
 /// in another region. Its connections stay, unless they turn out to be dead.
 pub(super) struct Renewable {
@@ -96,6 +100,25 @@ impl Renewable {
         self.connections.leave(since);
     }
 
+    /// The same if they are quiet.
+    pub(super) fn reconnect_if_quiet(&self, limits: &Limits) {
+        if let Some(heard) = self.quiet_since(limits) {
+            self.connections.leave(heard);
+        }
+    }
+
+    /// When something came last by a connection, if that is so long ago that all may have died.
+    pub(super) fn quiet_since(&self, limits: &Limits) -> Option<Instant> {
+        let heard = *self.connections.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        (heard.elapsed() >= limits.stall / QUIET).then_some(heard)
+    }
+
+    /// Notes that something came by a connection.
+    pub(super) fn hear(&self) {
+        let heard = &self.connections.heard;
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,6 +130,8 @@ impl Renewable {
 struct Connections {
     /// Guards a pointer; never held while waiting.
     made: RwLock<Made>,
+    /// When something came by any of them. Held for one step.
+    heard: std::sync::Mutex<Instant>,
 }
 
 /// The connections that requests go by now.
@@ -131,7 +156,8 @@ impl Made {
 
 impl Connections {
     fn new() -> Arc<Self> {
-        Arc::new(Self { made: RwLock::new(Made::anew()) })
+        let made = Made::anew();
+        Arc::new(Self { heard: std::sync::Mutex::new(made.since), made: RwLock::new(made) })
     }
 
     /// What sends requests by the connections there are when it does.

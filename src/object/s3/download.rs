@@ -60,7 +60,7 @@ impl<'a> Download<'a> {
     async fn attempt(&mut self, sink: Sink<'_>) -> Result<(), Failure> {
         let Shared { usual, metrics, .. } = &*self.store.shared;
         let mut flow = self.flow(self.store.turn().await);
-        let first_late = usual.first_byte.late_after();
+        let first_late = self.store.late_after(&usual.first_byte);
         // A second request brings nothing before its first byte.
         let next_late =
             first_late.and_then(|first| Some(usual.next_bytes.late_after()?.max(first)));
@@ -210,7 +210,10 @@ impl Flow<'_> {
         }
         let stall = self.store.shared.limits.stall;
         let mut piece = match timeout(stall, stream.next()).await {
-            Ok(Some(Ok(piece))) => piece,
+            Ok(Some(Ok(piece))) => {
+                self.store.shared.client.hear();
+                piece
+            }
             Ok(Some(Err(error))) => return Err(self.subject.broken(error)),
             Ok(None) => return Err(self.subject.broken(format!("{missing} bytes are missing"))),
             Err(_) => return Err(self.subject.stalled()),
