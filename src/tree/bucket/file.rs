@@ -161,16 +161,15 @@ async fn sample(cache: Arc<BlockCache>, pinned: Weak<Pinned>, end: u64) {
     let mut readers = pinned.lock_readers();
     match fetched {
         Some(fetched) => readers.hot().note_sample(fetched, start.elapsed()),
-        None => readers.hot().note_failure(),
+        None => readers.hot().note_end(),
     }
 }
 
 /// Fetches all of an object, which has `size` bytes.
 async fn fill_all(cache: Arc<BlockCache>, pinned: Weak<Pinned>, size: u64) {
-    if fill(cache, pinned.clone(), size).await.is_none()
-        && let Some(pinned) = pinned.upgrade()
-    {
-        pinned.lock_readers().hot().note_failure();
+    fill(cache, pinned.clone(), size).await;
+    if let Some(pinned) = pinned.upgrade() {
+        pinned.lock_readers().hot().note_end();
     }
 }
 

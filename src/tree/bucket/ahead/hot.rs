@@ -38,7 +38,7 @@ pub(in crate::tree::bucket) struct Hot {
     rate: u128,
     /// Whether that was measured.
     measured: bool,
-    /// Whether something is being fetched, or all of it was.
+    /// Whether something is being fetched.
     busy: bool,
 }
 
@@ -83,8 +83,9 @@ impl Hot {
         }
     }
 
-    /// Notes that not all of it came: programs have to wait as long again before it is tried again.
-    pub(in crate::tree::bucket) fn note_failure(&mut self) {
+    /// Notes that the fetch is over. If not all of it came, or it was thrown out since, programs have
+    /// to wait as long again before it is fetched again.
+    pub(in crate::tree::bucket) fn note_end(&mut self) {
         (self.bytes, self.waited, self.busy) = (0, Duration::ZERO, false);
     }
 }
@@ -132,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_tried_again_after_as_long_a_wait() {
+    fn what_failed_or_was_thrown_out_is_fetched_again_after_as_long_a_wait() {
         let mut hot = Hot::new(16_000_000);
         let mut fills = Vec::new();
         for read in 1..30 {
             hot.note_read(&(0..READ), true);
             match hot.note_wait(WAIT) {
-                Some(Fill::Sample) if fills.is_empty() => hot.note_failure(),
+                Some(Fill::Sample) if fills.is_empty() => hot.note_end(),
                 Some(Fill::Sample) => hot.note_sample(12_800_000, Duration::from_millis(100)),
-                Some(Fill::All) => hot.note_failure(),
+                Some(Fill::All) => hot.note_end(),
                 None => continue,
             }
             fills.push(read);
