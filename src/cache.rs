@@ -183,11 +183,6 @@ impl BlockCache {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The size of a block in bytes; only the last block of an object is shorter.
-    pub fn block_size(&self) -> NonZeroU64 {
-        self.shared.block_size
-    }
-
     /// The bytes that are there.
     pub fn filled(&self) -> u64 {
         self.shared.lock().filled()

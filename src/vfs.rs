@@ -27,7 +27,7 @@ pub use self::file::OpenedFile;
 pub use self::handle::Handle;
 pub use self::inode::ROOT;
 pub use self::listing::Listed;
-pub use self::place::Place;
+pub use self::place::{Forgettable, Place};
 
 mod file;
 pub mod frozen;
@@ -110,9 +110,9 @@ impl Vfs {
         self.drop_if_forgotten(ino);
     }
 
-    /// Where names come out from now on that the front end had better forget: of files that weren't
-    /// opened and were found long ago. The last one who asked gets them.
-    pub fn forgettable(&self) -> Receiver<Place> {
+    /// Where it comes out from now on what the front end had better forget: files that weren't opened
+    /// and were found long ago. The last one who asked gets them.
+    pub fn forgettable(&self) -> Receiver<Forgettable> {
         lock(&self.nodes).forgettable()
     }
 

@@ -334,6 +334,12 @@ async fn a_gateway_does_not_make_an_object_absent() {
                 content-length: 19\r\nconnection: close\r\n\r\n404 page not found\n";
     faulty.proxy.fail(1, Fault::Answer(lost));
     assert!(faulty.store.get("a", 0..1000, None).await.unwrap() == bytes);
+    // Or without a word; the number is missing that the service gives each answer.
+    let bare = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    faulty.proxy.fail(1, Fault::Answer(bare));
+    faulty.store.head("a").await.unwrap();
+    faulty.proxy.fail(1, Fault::Answer(bare));
+    assert!(faulty.store.get("a", 0..1000, None).await.unwrap() == bytes);
     faulty.proxy.fail(100, Fault::Answer(lost));
     let error = faulty.store.get("a", 0..1000, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");

@@ -15,6 +15,12 @@ use super::piece::Piece;
 /// more than used ones, and the kernel has the pages.
 const LEFT_SHARE: u64 = 16;
 
+/// Pieces are this long on average at least, in bytes: each takes about 1 KiB beside them.
+const LEAST_PIECE: u64 = 4096;
+
+/// So many pieces are never too many.
+const MANY_PIECES: u64 = 64;
+
 /// All pieces of all objects. What is on its way stays; what is there goes when room is needed,
 /// the least recently read first.
 pub(super) struct Memory {
@@ -205,9 +211,11 @@ impl Memory {
         }
     }
 
-    /// Makes room where more is held than there is.
+    /// Makes room where more is held than there is, or in so many pieces that what they take beside
+    /// their bytes would weigh.
     pub(super) fn evict(&mut self) {
-        while self.held() > self.capacity {
+        let most_pieces = (self.capacity / LEAST_PIECE).max(MANY_PIECES);
+        while self.held() > self.capacity || self.order.len() > most_pieces {
             let Some(place) = self.order.pop() else { return };
             self.drop_piece(&place);
         }

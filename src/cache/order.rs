@@ -39,6 +39,11 @@ impl Order {
         key
     }
 
+    /// How many pieces there are.
+    pub(super) fn len(&self) -> u64 {
+        (self.kept.len() + self.left.len()) as u64
+    }
+
     /// A piece was read.
     pub(super) fn touch(&mut self, key: u64) {
         if let Some(place) = self.left.pop(&key) {

@@ -138,8 +138,9 @@ pub fn mount(
     let fuse = over(vfs, opens, metrics, options.access.admission(true));
     device::allow_large_requests();
     let (device, mount_point) = device::mount(mount_point, options)?;
+    let to_forget = device.try_clone().context(|| "the device can't be used twice".to_owned())?;
     serve(fuse, device, mount_point, &options.access, threads(2), |notifier| {
-        forget::start(notifier, forgettable)
+        forget::start(to_forget.into(), notifier, forgettable)
     })
 }
 

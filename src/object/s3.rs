@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream};
 
 use self::client::Renewable;
 use self::download::{Collected, Download, Sink};
-use self::failure::Subject;
+use self::failure::{Service, Subject};
 use self::hedge::{Budget, Usual};
 use self::pace::{Pace, Urgency};
 use super::{Depth, ETag, ListPage, ObjectMeta, ObjectStore, PutMode};
@@ -59,6 +59,8 @@ struct Shared {
     hedges: Budget,
     /// Whether the service has ever answered.
     reached: AtomicBool,
+    /// Whether its answers have numbers.
+    numbers: AtomicBool,
     /// Whether a call waited in vain until its deadline, and nothing was answered since.
     silent: AtomicBool,
     /// When a failure was last logged. Guards a time.
@@ -108,6 +110,7 @@ impl S3Store {
             usual,
             hedges: Budget::new(),
             reached: AtomicBool::new(false),
+            numbers: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             told: Mutex::default(),
         };
@@ -153,6 +156,10 @@ impl S3Store {
             credentials: &self.shared.credentials,
             key,
             permission,
+            service: Service {
+                reached: self.shared.reached.load(Ordering::Relaxed),
+                numbers: self.shared.numbers.load(Ordering::Relaxed),
+            },
         }
     }
 

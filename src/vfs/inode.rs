@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 
 use super::passing::Passing;
-use super::place::{Names, Place};
+use super::place::{Forgettable, Names, Place};
 use crate::path::TreePath;
 use crate::tree::{Attr, ContentVersion, FileType, Identity, RenameMode};
 
@@ -222,8 +222,8 @@ impl Nodes {
         }
     }
 
-    /// Where it comes out which names may be forgotten.
-    pub(super) fn forgettable(&mut self) -> Receiver<Place> {
+    /// Where it comes out what may be forgotten.
+    pub(super) fn forgettable(&mut self) -> Receiver<Forgettable> {
         self.passing.listen()
     }
 
@@ -379,7 +379,7 @@ mod tests {
         for n in 0..passing::LEFT + 2 {
             nodes.enter(ROOT, n.to_string().as_bytes(), &object);
         }
-        let offered: Vec<_> = forgettable.try_iter().collect();
+        let offered: Vec<_> = forgettable.try_iter().map(|offer| offer.place).collect();
         assert_eq!(offered, [Place::new(ROOT, b"0"), Place::new(ROOT, b"1")]);
     }
 

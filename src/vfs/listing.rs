@@ -186,7 +186,12 @@ impl Vfs {
                 fresh.filter(|_| listing.as_of == directory.changes.load(Ordering::Acquire));
             let attr = match fresh {
                 Some(entry) => Some(entry.attr.clone()),
-                None => self.stat_below(ino, &name).await?,
+                None => match self.stat_below(ino, &name).await {
+                    Ok(attr) => attr,
+                    // What was counted as looked up has to be handed out; whoever goes on meets it.
+                    Err(_) if filled => return Ok(()),
+                    Err(error) => return Err(error),
+                },
             };
             position += 1;
             let Some(attr) = attr else { continue };

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::place::Place;
+use super::place::{Forgettable, Place};
 
 /// How many files that were found are left to the front end: some 32 MiB of them.
 pub(super) const LEFT: usize = 1 << 17;
@@ -20,12 +20,12 @@ const OFFERED: usize = 1 << 10;
 pub(super) struct Passing {
     found: VecDeque<u64>,
     /// Where the names go; nothing is noted before somebody listens.
-    offers: Option<SyncSender<Place>>,
+    offers: Option<SyncSender<Forgettable>>,
 }
 
 impl Passing {
-    /// Where it comes out which names may be forgotten.
-    pub(super) fn listen(&mut self) -> Receiver<Place> {
+    /// Where it comes out what may be forgotten.
+    pub(super) fn listen(&mut self) -> Receiver<Forgettable> {
         let (offers, forgettable) = sync_channel(OFFERED);
         self.offers = Some(offers);
         forgettable
@@ -42,8 +42,8 @@ impl Passing {
                 return;
             }
             let Some(oldest) = self.found.pop_front() else { return };
-            if let Some(name) = name(oldest)
-                && offers.try_send(name).is_err()
+            if let Some(place) = name(oldest)
+                && offers.try_send(Forgettable { ino: oldest, place }).is_err()
             {
                 self.found.push_front(oldest);
                 return;
@@ -76,6 +76,6 @@ mod tests {
             offered.extend(forgettable.try_iter());
         }
         assert_eq!(passing.found.len(), LEFT);
-        assert_eq!(offered, (0..2 * slow).map(name).collect::<Vec<_>>());
+        assert!(offered.iter().map(|offer| offer.ino).eq(0..2 * slow));
     }
 }

@@ -2,6 +2,15 @@
 
 use std::sync::Arc;
 
+/// A file that the front end had better forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgettable {
+    /// Its inode number.
+    pub ino: u64,
+    /// The name by which it was found.
+    pub place: Place,
+}
+
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atelier::cache::BlockCache;
+use atelier::cache::disk::DiskCache;
+use atelier::config::CacheSize;
 use atelier::error::ErrorKind;
 use atelier::metrics::Metrics;
 use atelier::object::ObjectStore;
@@ -198,6 +200,43 @@ async fn changes_are_seen_when_the_time_is_over() {
         direct.delete("dir/new").await.unwrap();
         tokio::time::sleep(ttl).await;
     }
+}
+
+/// What is on disk is of a version that was there once; only the bucket tells whether it is the
+/// newest still.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_seen_by_who_reads_what_an_earlier_mount_left_on_disk() {
+    let faulty = dir_of(30).await;
+    let direct = faulty.server.store("").await;
+    let dir = tempfile::tempdir().unwrap();
+    let ttl = Duration::from_millis(200);
+    let mount = async || {
+        let disk = DiskCache::open(dir.path(), CacheSize::Bytes(64 * MIB), Arc::default()).unwrap();
+        let cache = Arc::new(BlockCache::over(Some(disk), 64 * MIB, Arc::default()));
+        let store = Arc::new(faulty.store().await);
+        (BucketTree::new(store, cache.clone(), "tests", ttl), cache)
+    };
+    let (tree, cache) = mount().await;
+    assert_eq!(names(&tree, "dir").await.len(), 30);
+    for n in 0..30 {
+        read(&tree, n).await;
+    }
+    tokio::task::spawn_blocking(move || cache.settle()).await.unwrap();
+    drop(tree);
+    let (tree, _cache) = mount().await;
+    assert_eq!(names(&tree, "dir").await.len(), 30);
+    for n in 0..10 {
+        read(&tree, n).await;
+    }
+    put(&direct, "dir/0010", "changed").await;
+    direct.delete("dir/0011").await.unwrap();
+    tokio::time::sleep(ttl).await;
+    let changed = tree.open(&path("dir/0010"), OpenMode::READ).await.unwrap();
+    assert_eq!(changed.read_at(0, 9999).await.unwrap(), "changed");
+    let gone = tree.open(&path("dir/0011"), OpenMode::READ).await;
+    assert_eq!(gone.err().map(|error| error.kind()), Some(ErrorKind::NotFound));
+    let gone = tree.stat(&path("dir/0011")).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
 use futures_util::future::Either;
 use tokio::time::Instant;
 
@@ -22,8 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The share of the deadline that is left to those who come when it has just been waited for in
-/// vain.
+/// vain; and the least of it, in which a connection is made and an answer comes from far away.
 const IMPATIENCE: u32 = 8;
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// An answer is late after this time where nothing is usual yet and no connection is known to live.
 const UNUSUAL: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ impl S3Store {
         send: impl Fn(Client) -> Sent + Send + Sync,
     ) -> Result<T>
     where
-        T: Send,
+        T: RequestId + Send,
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
         Sent: Future<Output = Result<T, SdkError<E>>> + Send,
     {
@@ -52,7 +54,7 @@ impl S3Store {
                 let since = Instant::now();
                 let ask = async |turn: Turn| {
                     let answer = subject.answer(send(self.client()), limits.stall).await;
-                    self.learn(&turn, answer)
+                    self.learn(&turn, answer).inspect(|answer| self.note_number(answer))
                 };
                 let late_after = usual.and_then(|usual| self.late_after(usual));
                 let answer = race(ask(turn), late_after, || self.second_turn().map(&ask)).await?;
@@ -76,7 +78,8 @@ impl S3Store {
     pub(super) fn limits(&self) -> Limits {
         let limits = self.shared.limits;
         if self.shared.silent.load(Ordering::Relaxed) {
-            return Limits { deadline: limits.deadline / IMPATIENCE, ..limits };
+            let deadline = (limits.deadline / IMPATIENCE).max(LEAST_PATIENCE);
+            return Limits { deadline: deadline.min(limits.deadline), ..limits };
         }
         limits
     }
@@ -123,9 +126,20 @@ impl S3Store {
                 turn.throttled();
                 self.shared.metrics.throttled.add(1);
             }
+            Err(failure) if is_answer(&failure.error) => {
+                self.shared.client.hear();
+                self.shared.silent.store(false, Ordering::Relaxed);
+            }
             Err(_) => {}
         }
         answer
+    }
+
+    /// Notes whether an answer has a number.
+    pub(super) fn note_number(&self, answer: &impl RequestId) {
+        if answer.request_id().is_some() {
+            self.shared.numbers.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Waits for the next attempt and puts right what can be.
@@ -140,12 +154,11 @@ impl S3Store {
         let shared = &self.shared;
         let reached = shared.reached.load(Ordering::Relaxed);
         let paused = patience.pause_after(failure, reached).await;
-        if patience.ran_out() {
+        if patience.was_in_vain() {
             shared.silent.store(true, Ordering::Relaxed);
         }
         let correction = paused.inspect_err(|error| {
-            // That something is absent or has changed is an answer.
-            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle) {
+            if !is_answer(error) {
                 shared.metrics.failures.add(1);
                 self.tell(error);
             }
@@ -175,4 +188,9 @@ impl S3Store {
         *told = Some(std::time::Instant::now());
         tracing::warn!(?error, hint = error.hint(), "{} fails", self.shared.connection);
     }
+}
+
+/// That something is absent or has changed is an answer.
+fn is_answer(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleHandle)
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::failure::{Failure, Subject};
 use super::hedge::race;
 use super::pace::Turn;
-use super::retry::Patience;
+use super::retry::{Came, Patience};
 use super::{ETag, S3Store, Shared, is_strong, length};
 use crate::error::Result;
 
@@ -48,7 +48,8 @@ impl<'a> Download<'a> {
         let mut patience = Patience::new(&limits, self.subject.name());
         loop {
             let before = self.missing.start;
-            let outcome = patience.attempt(self.attempt(sink)).await;
+            let came = patience.came();
+            let outcome = patience.attempt(self.attempt(sink, &came)).await;
             let Err(failure) = outcome else { return Ok(()) };
             if self.missing.start > before {
                 patience.forget_attempts();
@@ -57,7 +58,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    async fn attempt(&mut self, sink: Sink<'_>) -> Result<(), Failure> {
+    async fn attempt(&mut self, sink: Sink<'_>, came: &Came) -> Result<(), Failure> {
         let Shared { usual, metrics, .. } = &*self.store.shared;
         let mut flow = self.flow(self.store.turn().await);
         let first_late = self.store.late_after(&usual.first_byte);
@@ -90,6 +91,7 @@ impl<'a> Download<'a> {
             let len = piece.len() as u64;
             self.missing.start += len;
             metrics.bytes_fetched.add(len);
+            came.add(len);
             sink(piece, self.missing.end - self.missing.start);
         }
         Ok(())
@@ -241,6 +243,7 @@ impl Flow<'_> {
             }
             Head::Behind(_) => return Err(self.subject.broken("it denies a range that is there")),
         };
+        self.store.note_number(&*output);
         self.etag = output.e_tag.take().map(ETag);
         let only_range = output.content_range.is_some();
         let told = match (&output.content_range, output.content_length) {

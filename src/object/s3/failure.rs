@@ -78,6 +78,17 @@ pub(super) struct Subject<'a> {
     pub(super) key: Option<&'a str>,
     /// The permission that the request needs.
     pub(super) permission: &'static str,
+    /// What is known of the service by its answers so far.
+    pub(super) service: Service,
+}
+
+/// What answers tell of a service.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Service {
+    /// Whether it has ever answered, so that the bucket is there.
+    pub(super) reached: bool,
+    /// Whether its answers have numbers, as those of most services do and those of gateways don't.
+    pub(super) numbers: bool,
 }
 
 impl Subject<'_> {
@@ -139,9 +150,9 @@ impl Subject<'_> {
             code: error.code().unwrap_or_default(),
             region: header("x-amz-bucket-region"),
             retry_after: header("retry-after"),
-            // A gateway knows no number of a request, which every S3 service gives.
             foreign: header("x-amz-request-id").or(header("x-amzn-requestid")).is_none()
-                && is_foreign(header("content-type"), response.body().bytes()),
+                && (self.service.numbers && response.status().as_u16() == 404
+                    || is_foreign(header("content-type"), response.body().bytes())),
         };
         let said = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
@@ -262,9 +273,10 @@ impl Subject<'_> {
     fn no_bucket(&self) -> Failure {
         let Connection { bucket, .. } = self.connection;
         let message = format!("there is no bucket {bucket} at {}", self.connection.service());
+        // A bucket that was there is no name that isn't.
+        let kind = if self.service.reached { ErrorKind::Io } else { ErrorKind::NotFound };
         Failure::never(
-            Error::new(ErrorKind::NotFound, message)
-                .with_hint("check the bucket's name and the endpoint"),
+            Error::new(kind, message).with_hint("check the bucket's name and the endpoint"),
         )
     }
 
@@ -317,6 +329,7 @@ mod tests {
             credentials: &credentials,
             key,
             permission: "s3:GetObject",
+            service: Service::default(),
         };
         subject.explain_answer(&Answer { status, code, ..Answer::default() })
     }
@@ -359,6 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_that_was_there_is_not_absent() {
+        let connection = Connection::new("cats");
+        let credentials = Credentials::DefaultChain;
+        for (reached, kind) in [(false, ErrorKind::NotFound), (true, ErrorKind::Io)] {
+            let service = Service { reached, ..Service::default() };
+            let subject = Subject {
+                connection: &connection,
+                credentials: &credentials,
+                key: Some("a"),
+                permission: "s3:GetObject",
+                service,
+            };
+            let code = Answer { status: 404, code: "NoSuchBucket", ..Answer::default() };
+            assert_eq!(subject.explain_answer(&code).error.kind(), kind);
+        }
+    }
+
+    #[test]
     fn the_region_is_named() {
         let connection = Connection::new("cats");
         let credentials = Credentials::DefaultChain;
@@ -367,6 +398,7 @@ mod tests {
             credentials: &credentials,
             key: None,
             permission: "s3:ListBucket",
+            service: Service::default(),
         };
         let region = Some("eu-central-1");
         let failure = subject.explain_answer(&Answer { status: 301, region, ..Answer::default() });

@@ -6,7 +6,7 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::{EncodingType, Object};
 
 use super::{Depth, ListPage, ObjectMeta, S3Store, etag, keys, length, time};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 impl S3Store {
     /// One page of a listing, and where the next begins.
@@ -36,7 +36,12 @@ impl S3Store {
             .await?;
         let encoded = output.encoding_type == Some(EncodingType::Url);
         let below = &self.shared.connection.prefix;
-        let next = output.is_truncated.unwrap_or(false).then_some(output.next_continuation_token);
+        let next = output.next_continuation_token.filter(|_| output.is_truncated == Some(true));
+        if output.is_truncated == Some(true) && next.is_none() {
+            let message = format!("a listing of {} doesn't tell where it goes on", subject.name());
+            return Err(Error::new(ErrorKind::Io, message)
+                .with_hint("the service has to know version 2 of ListObjects"));
+        }
         let objects = output.contents.into_iter().flatten();
         let prefixes = output.common_prefixes.into_iter().flatten();
         // SeaweedFS reads `a//` as `a/`, and would answer more than was asked for.
@@ -51,7 +56,7 @@ impl S3Store {
                 .filter(asked)
                 .collect(),
         };
-        Ok((page, next.flatten()))
+        Ok((page, next))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Tries again: with backoff and jitter, and never past the deadline.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -14,12 +17,31 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// No pause is longer, so that a server that is back is noticed soon.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A slow line isn't a dead one: a second more for so many bytes that came.
+const SLOWEST: u64 = 64 << 10;
+
+/// The bytes that came in the attempts of one call. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Came(Arc<AtomicU64>);
+
+impl Came {
+    /// So many more.
+    pub(super) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What is left of the patience with one call: its deadline and its attempts.
 pub(super) struct Patience<'a> {
     limits: &'a Limits,
     /// Names the request for the message of a deadline that passed.
     what: String,
-    deadline: Instant,
+    start: Instant,
+    came: Came,
     /// When the last attempt began.
     since: Instant,
     tried: u32,
@@ -35,12 +57,24 @@ impl<'a> Patience<'a> {
         Self {
             limits,
             what,
-            deadline: now + limits.deadline,
+            start: now,
+            came: Came::default(),
             since: now,
             tried: 0,
             corrected: Vec::new(),
             ran_out: false,
         }
+    }
+
+    /// Where the bytes are counted that an attempt brings.
+    pub(super) fn came(&self) -> Came {
+        self.came.clone()
+    }
+
+    /// When the call ends, as far as is known now.
+    fn deadline(&self) -> Instant {
+        let earned = Duration::from_millis(self.came.bytes().saturating_mul(1000) / SLOWEST);
+        self.start + self.limits.deadline + earned
     }
 
     /// Runs one attempt, which ends at the deadline at the latest.
@@ -49,15 +83,20 @@ impl<'a> Patience<'a> {
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         self.since = Instant::now();
-        match timeout_at(self.deadline, attempt).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::never(self.late(None))),
+        let mut attempt = pin!(attempt);
+        loop {
+            let deadline = self.deadline();
+            match timeout_at(deadline, attempt.as_mut()).await {
+                Ok(outcome) => return outcome,
+                Err(_) if self.deadline() > deadline => {}
+                Err(_) => return Err(Failure::never(self.late(None))),
+            }
         }
     }
 
-    /// Whether the deadline ended the call.
-    pub(super) fn ran_out(&self) -> bool {
-        self.ran_out
+    /// Whether the deadline ended the call before anything came.
+    pub(super) fn was_in_vain(&self) -> bool {
+        self.ran_out && self.came.bytes() == 0
     }
 
     /// When the last attempt began.
@@ -92,7 +131,7 @@ impl<'a> Patience<'a> {
         if !again {
             return Err(error);
         }
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline().saturating_duration_since(Instant::now());
         // A server that asks for more time than there is gets what leaves room for an attempt.
         let asked = Duration::from_secs(pause.into()).min(left / 2);
         let pause = jittered(backoff(self.tried)).max(asked);
@@ -118,7 +157,8 @@ impl<'a> Patience<'a> {
 
     fn late(&mut self, last: Option<Error>) -> Error {
         self.ran_out = true;
-        let seconds = self.limits.deadline.as_secs_f64();
+        let earned = Duration::from_secs(self.came.bytes() / SLOWEST);
+        let seconds = (self.limits.deadline + earned).as_secs_f64();
         let message = format!("{}: no success within {seconds} s", self.what);
         match last {
             Some(last) => {
@@ -224,6 +264,23 @@ mod tests {
         let error = failure.unwrap_err().error;
         assert_eq!(error.to_string(), "reading a: no success within 0.8 s");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_brings_something_is_given_more_time() {
+        let limits = limits();
+        let mut patience = Patience::new(&limits, "reading a".into());
+        let (came, start) = (patience.came(), Instant::now());
+        let slow = async {
+            for _ in 0..4 {
+                sleep(Duration::from_millis(100)).await;
+                came.add(SLOWEST / 4);
+            }
+            std::future::pending::<Result<(), Failure>>().await
+        };
+        assert!(patience.attempt(slow).await.is_err());
+        assert!(start.elapsed() >= limits.deadline + Duration::from_secs(1));
+        assert!(!patience.was_in_vain());
     }
 
     #[test]

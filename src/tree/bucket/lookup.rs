@@ -81,8 +81,8 @@ impl Shared {
             return Ok((Node::Directory, self.known.ttl()));
         };
         let (found, worth_renewing) = self.known.find(path);
-        // Where objects are being opened, fetching them renews what is known of each.
-        if worth_renewing && !self.siblings.expect_open(&parent) {
+        // Where objects are being fetched as they are opened, that renews what is known of each.
+        if worth_renewing && self.to_be_fetched(path).is_none() {
             self.list_again(&parent, usize::MAX);
         }
         if let Some(found) = found {
@@ -198,10 +198,14 @@ impl Shared {
         let prefix = place.prefix();
         let asked = Instant::now();
         let mut pages = self.store.list(&prefix, Depth::Children);
-        let Some(first) = pages.next().await.transpose()? else { return Ok(false) };
-        if first.objects.is_empty() && first.prefixes.is_empty() {
-            return Ok(false);
-        }
+        // A page may be empty though others follow.
+        let first = loop {
+            match pages.next().await.transpose()? {
+                Some(page) if page.objects.is_empty() && page.prefixes.is_empty() => {}
+                Some(page) => break page,
+                None => return Ok(false),
+            }
+        };
         let full = first.objects.len() + first.prefixes.len() >= PAGE;
         // Only the end comes at once: another page would have to be asked for.
         if !full && !place.beside && matches!(pages.next().now_or_never(), Some(None)) {

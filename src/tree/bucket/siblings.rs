@@ -33,6 +33,9 @@ const VERSIONS: NonZeroUsize = NonZeroUsize::new(100_000).expect("isn't zero");
 const SLOWEST_IN_ORDER: f64 = 3.0;
 const SLOWEST_SHUFFLED: f64 = 2.2;
 
+/// How many objects that needn't be fetched are passed by at once: who opens one waits for that.
+const MOST_NEEDLESS: usize = 8;
+
 /// Objects are being opened in a directory if one was so recently.
 const RECENT: Duration = Duration::from_secs(1);
 
@@ -186,10 +189,14 @@ impl Shared {
 
     /// Fetches ahead what there is time and room for.
     fn fetch_siblings(self: &Arc<Self>) {
-        while let Some((sibling, listing)) = self.next_sibling() {
+        let mut needless = 0;
+        while needless < MOST_NEEDLESS
+            && let Some((sibling, listing)) = self.next_sibling()
+        {
             if !self.fetch_sibling(&sibling, &listing) {
                 self.give_up_sibling(&sibling);
                 self.siblings.lock().flights(sibling.in_order).cancel();
+                needless += 1;
             }
         }
     }
@@ -265,17 +272,23 @@ impl Shared {
         (small && !self.siblings.lock().may_be_kept(&source)).then_some(source)
     }
 
+    /// What `path` was when its directory was last listed, where objects are being opened one after
+    /// another and the bucket will be asked for this one: what is on disk may be older than anything
+    /// that is known.
+    pub(super) fn to_be_fetched(&self, path: &TreePath) -> Option<(Node, Source)> {
+        let dir = path.parent().filter(|dir| self.siblings.expect_open(dir))?;
+        let node = self.known.old_listing(&dir)?.find(path.name()?)?;
+        let source = self.small_source(path, &node)?;
+        let all = 0..source.version.size;
+        (!self.cache.is_below(&source.version, all)).then_some((node, source))
+    }
+
     /// A name is looked up whose listing is too old to be believed, where objects are being opened
     /// one after another: asks for the object itself, if it is still as it was. The answer brings
     /// what will be read next, and costs no request of its own.
     pub(super) async fn confirm_by_fetch(&self, path: &TreePath) -> bool {
         let (Some(dir), Some(name)) = (path.parent(), path.name()) else { return false };
-        if !self.siblings.expect_open(&dir) {
-            return false;
-        }
-        let node = self.known.old_listing(&dir).and_then(|listing| listing.find(name));
-        let source = node.as_ref().and_then(|node| self.small_source(path, node));
-        let (Some(node), Some(source)) = (node, source) else { return false };
+        let Some((node, source)) = self.to_be_fetched(path) else { return false };
         let (asked, size) = (Instant::now(), source.version.size);
         let wanted = self.cache.request(&Arc::new(source), 0..size, &[], LONGEST_RUN);
         if !wanted.is_new() {

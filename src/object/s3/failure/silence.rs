@@ -160,6 +160,7 @@ mod tests {
 
     use super::*;
     use crate::object::s3::connection::{Connection, Credentials};
+    use crate::object::s3::failure::Service;
 
     fn explain(said: &str) -> Failure {
         let connection = Connection::new("cats");
@@ -169,6 +170,7 @@ mod tests {
             credentials: &credentials,
             key: None,
             permission: "s3:ListBucket",
+            service: Service::default(),
         };
         subject.explain_silence(&io::Error::other(said.to_owned()))
     }
