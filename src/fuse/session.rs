@@ -138,9 +138,8 @@ pub fn mount(
     let fuse = over(vfs, opens, metrics, options.access.admission(true));
     device::allow_large_requests();
     let (device, mount_point) = device::mount(mount_point, options)?;
-    let to_forget = device.try_clone().context(|| "the device can't be used twice".to_owned())?;
-    serve(fuse, device, mount_point, &options.access, threads(2), |notifier| {
-        forget::start(to_forget.into(), notifier, forgettable)
+    serve(fuse, device, mount_point, &options.access, threads(2), |notifier, device| {
+        forget::start(device.into(), notifier, forgettable)
     })
 }
 
@@ -166,7 +165,7 @@ pub fn mount_frozen(
     let mut options = options.clone();
     options.flags.push(Flag::ReadOnly);
     let (device, mount_point) = device::mount_directly(mount_point, &options)?;
-    let push = |notifier| pusher.start(notifier, runtime);
+    let push = |notifier, _| pusher.start(notifier, runtime);
     serve(fuse, device, mount_point, &options.access, threads(FROZEN_THREADS), push)
 }
 
@@ -185,7 +184,7 @@ fn serve<V, P>(
     mount_point: PathBuf,
     access: &Access,
     config: fuser::Config,
-    push: impl FnOnce(fuser::Notifier) -> io::Result<()>,
+    notify: impl FnOnce(fuser::Notifier, OwnedFd) -> io::Result<()>,
 ) -> Result<Session>
 where
     Fuse<V, P>: fuser::Filesystem,
@@ -195,8 +194,9 @@ where
     let (ended, ending) = watch::channel(None);
     let session = Session { mount_point, device: mounted, ending };
     let metrics = fuse.metrics.clone();
+    let same = device.try_clone();
     let started = fuser::Session::from_fd(fuse, device, access.acl(), config).and_then(|fuser| {
-        push(fuser.notifier())?;
+        notify(fuser.notifier(), same?)?;
         thread::Builder::new().name("fuse".into()).spawn(move || {
             let result = fuser.run();
             let (answered, refused) = (metrics.answered.value(), metrics.refused.value());
