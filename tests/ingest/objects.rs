@@ -124,7 +124,10 @@ async fn an_object_that_can_not_be_read_is_named() {
     let home = home();
     let url = format!("s3://{BUCKET}/some?endpoint={}&region=us-east-1", proxy.endpoint());
     proxy.fail_those("GET /cats/some/forbidden", 1, Fault::Status(403));
-    proxy.fail_those("GET /cats/some/gone", 1, Fault::Status(404));
+    let gone = "HTTP/1.1 404 Not Found\r\nx-amz-request-id: 7\r\ncontent-type: application/xml\r\n\
+                content-length: 37\r\nconnection: close\r\n\r\n\
+                <Error><Code>NoSuchKey</Code></Error>";
+    proxy.fail_those("GET /cats/some/gone", 1, Fault::Answer(gone));
     let ended = home.run(["dataset", "create", "some", &url]);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stderr.contains("\ngone: it was removed before it was read"), "{ended:?}");
