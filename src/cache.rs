@@ -297,17 +297,6 @@ impl BlockCache {
         }
     }
 
-    /// Reads bytes of an object, wherever they are.
-    ///
-    /// # Errors
-    /// Those of the fetch, whoever asked for it.
-    pub async fn read(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Bytes> {
-        match self.find(&source.version, &bytes) {
-            Some(found) => Ok(found),
-            None => self.request(source, bytes, &[], LONGEST_RUN).bytes().await,
-        }
-    }
-
     fn count(&self, found: &[Found]) {
         for found in found {
             match found {
@@ -372,6 +361,16 @@ mod tests {
     use crate::object::{Depth, ListPage, ObjectMeta, PutMode};
 
     const BLOCK: u64 = 4;
+
+    impl BlockCache {
+        /// Reads bytes of an object, wherever they are.
+        async fn read(&self, source: &Arc<Source>, bytes: Range<u64>) -> Result<Bytes> {
+            match self.find(&source.version, &bytes) {
+                Some(found) => Ok(found),
+                None => self.request(source, bytes, &[], LONGEST_RUN).bytes().await,
+            }
+        }
+    }
 
     /// A store that keeps account of what is read from it, and sends it in drips.
     #[derive(Debug)]

@@ -32,7 +32,7 @@ pub struct ServingArgs {
     #[arg(long, env = "ATELIER_METADATA_TTL", value_name = "TIME")]
     pub metadata_ttl: Option<Span>,
 
-    /// How long a read may take before it is an error [default: 60s]
+    /// How long a read may wait before it is an error; longer while bytes come [default: 60s]
     #[arg(long, env = "ATELIER_DEADLINE", value_name = "TIME")]
     pub deadline: Option<Span>,
 

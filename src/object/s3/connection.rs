@@ -210,8 +210,8 @@ impl fmt::Debug for Credentials {
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For a whole read or write, all its attempts included; a question about a name or a listing
-    /// has half of it, for a page.
+    /// For a whole read or write, all its attempts included, and longer while its bytes come; a
+    /// question about a name or a listing has half of it, for a page.
     pub deadline: Duration,
     /// For a connection to be made, TLS included.
     pub connect: Duration,

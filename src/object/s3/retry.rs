@@ -1,4 +1,4 @@
-//! Tries again: with backoff and jitter, and never past the deadline.
+//! Tries again: with backoff and jitter, and never past the deadline, which bytes that come move on.
 
 use std::pin::pin;
 use std::sync::Arc;
